@@ -1,0 +1,174 @@
+"""Every check of an argument, and the message that goes with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_temperature(temperature: float | Tensor, *, read_tensor: bool = False) -> None:
+    """Raise unless ``temperature`` is a positive finite number or a 0-dim floating tensor.
+
+    The value of a tensor is read only on request: on an accelerator that waits for the device.
+    """
+    if isinstance(temperature, Tensor):
+        if temperature.ndim != 0 or not temperature.is_floating_point():
+            raise ValueError(
+                "temperature must be a number or a 0-dim floating-point tensor, got a tensor of "
+                f"shape {tuple(temperature.shape)} and dtype {temperature.dtype}"
+            )
+        if not read_tensor or temperature.is_meta:
+            return
+        temperature = float(temperature)
+    check_number("temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise unless ``value`` is a finite real number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+
+
+def check_weight(name: str, value: object) -> None:
+    """Raise unless ``value`` is a finite number that is not negative."""
+    check_number(name, value)
+    if value < 0:  # type: ignore[operator]
+        raise ValueError(f"{name} must not be negative, got {value!r}")
+
+
+def check_threshold(threshold: object) -> None:
+    """Raise unless ``threshold`` lies in [0, 1)."""
+    check_number("threshold", threshold)
+    if not 0 <= threshold < 1:  # type: ignore[operator]
+        raise ValueError(f"threshold must lie in [0, 1), got {threshold!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+
+
+def check_common(
+    temperature: float | Tensor, normalize: object, reduction: object, backend: object
+) -> None:
+    """Check the arguments that every loss has."""
+    check_temperature(temperature)
+    check_flag("normalize", normalize)
+    check_choice("reduction", reduction, ("mean", "sum", "none"))
+    check_choice("backend", backend, ("auto", "dense", "blockwise", "triton"))
+
+
+def check_info_nce(symmetric: object, pooling: object) -> None:
+    """Check the arguments of InfoNCE."""
+    check_flag("symmetric", symmetric)
+    check_choice("pooling", pooling, ("max", "mean"))
+
+
+def check_adjacency(adjacency_reduction: object, detach_adjacency: object) -> None:
+    """Check the arguments that every adjacency term has."""
+    check_choice("adjacency_reduction", adjacency_reduction, ("mean", "batchmean"))
+    check_flag("detach_adjacency", detach_adjacency)
+
+
+def check_enhancement(threshold: object, mask: object) -> None:
+    """Check the arguments of true negative enhancement."""
+    check_threshold(threshold)
+    check_choice("mask", mask, ("hard", "soft"))
+
+
+def check_suppression(audio_weight: object, visual_weight: object, anchor: object) -> None:
+    """Check the arguments of false negative suppression."""
+    check_weight("audio_weight", audio_weight)
+    check_weight("visual_weight", visual_weight)
+    if not (audio_weight or visual_weight):
+        raise ValueError("audio_weight and visual_weight are both 0, which leaves nothing")
+    check_choice("anchor", anchor, ("visual", "audio"))
+
+
+def check_fnac(
+    fns_audio_weight: object, fns_visual_weight: object, tne_weight: object, anchor: object
+) -> None:
+    """Check the weights of the FNAC loss."""
+    check_weight("fns_audio_weight", fns_audio_weight)
+    check_weight("fns_visual_weight", fns_visual_weight)
+    check_weight("tne_weight", tne_weight)
+    check_choice("anchor", anchor, ("visual", "audio"))
+
+
+def check_features(
+    visual: Tensor, audio: Tensor, *, map_for: str = "", paired: bool = True
+) -> None:
+    """Raise unless the two feature tensors can be contrasted.
+
+    Args:
+        visual: what should be (b, d, h, w) or (b, d).
+        audio: what should be (b, d).
+        map_for: name of the loss that needs a feature map; empty if vectors will do.
+        paired: whether both must hold the same number of samples.
+    """
+    for name, value in (("visual", visual), ("audio", audio)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    shapes = f"visual {tuple(visual.shape)} and audio {tuple(audio.shape)}"
+    if visual.ndim == 2 and audio.ndim == 4:
+        raise ValueError(
+            f"got {shapes}: the arguments look swapped, the order is (visual, audio) with "
+            "visual (b, d, h, w) or (b, d) and audio (b, d)"
+        )
+    if visual.ndim not in (2, 4):
+        raise ValueError(f"visual must be (b, d, h, w) or (b, d), got {shapes}")
+    if audio.ndim != 2:
+        hint = "; pool it over time and frequency first" if audio.ndim > 2 else ""
+        raise ValueError(f"audio must be (b, d), got {shapes}{hint}")
+    if map_for and visual.ndim != 4:
+        raise ValueError(
+            f"{map_for} needs a visual feature map (b, d, h, w), because it compares positions "
+            f"within the image; got {shapes}"
+        )
+    if visual.numel() == 0 or audio.numel() == 0:
+        raise ValueError(f"visual and audio must not be empty, got {shapes}")
+    if paired and visual.shape[0] != audio.shape[0]:
+        raise ValueError(f"visual and audio must hold the same number of pairs, got {shapes}")
+    if visual.shape[1] != audio.shape[1]:
+        hint = ""
+        if visual.ndim == 4 and visual.shape[3] == audio.shape[1]:
+            hint = "; visual looks channels-last (b, h, w, d): use visual.permute(0, 3, 1, 2)"
+        raise ValueError(
+            f"visual and audio must have the same number of channels, got {shapes}{hint}"
+        )
+    for name, value in (("visual", visual), ("audio", audio)):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+    if visual.device != audio.device:
+        raise ValueError(
+            f"visual and audio must be on one device, got {visual.device} and {audio.device}"
+        )
+    if visual.dtype != audio.dtype and not torch.is_autocast_enabled(visual.device.type):
+        raise TypeError(
+            "visual and audio must have one dtype outside autocast, "
+            f"got {visual.dtype} and {audio.dtype}"
+        )
+
+
+def check_vectors(name: str, features: Tensor) -> None:
+    """Raise unless ``features`` is a floating-point tensor (b, d)."""
+    if not isinstance(features, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(features).__name__}")
+    if features.ndim != 2 or features.numel() == 0:
+        raise ValueError(f"{name} must be (b, d) and not empty, got shape {tuple(features.shape)}")
+    if not features.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {features.dtype}")

@@ -1,0 +1,352 @@
+"""The losses as functions, and the quantities they are made of.
+
+Shapes: ``b`` pairs, ``d`` channels, a feature map of ``h`` x ``w`` positions. Everywhere the order
+is ``(visual, audio)`` and in a cross-modal matrix the rows are images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from avcontrast import _checks as checks
+from avcontrast import ops
+from avcontrast.distributed import check_gather
+from avcontrast.ops._settings import Settings, compute_dtype
+from avcontrast.ops.dense import unit
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = [
+    "FNACComponents",
+    "adjacency",
+    "false_negative_suppression",
+    "fnac",
+    "info_nce",
+    "localization_map",
+    "max_similarity",
+    "true_negative_enhancement",
+]
+
+BOTH_DIRECTIONS = ("visual_to_audio", "audio_to_visual")
+
+
+class FNACComponents(NamedTuple):
+    """The parts of the FNAC loss, each differentiable and without its weight.
+
+    Args:
+        loss: the total, ``info_nce + regularization * (weighted sum of the three others)``.
+        info_nce: the contrastive term, both directions summed.
+        fns_audio: distance of the cross-modal match from the audio adjacency.
+        fns_visual: distance of the cross-modal match from the visual adjacency.
+        tne: distance of the audio adjacency from that of the localised sources.
+    """
+
+    loss: Tensor
+    info_nce: Tensor
+    fns_audio: Tensor
+    fns_visual: Tensor
+    tne: Tensor
+
+
+def max_similarity(
+    visual: Tensor, audio: Tensor, *, normalize: bool = True, backend: str = "auto"
+) -> Tensor:
+    """Highest similarity of every image with every audio over the positions of the image.
+
+    It is the match score of EZ-VSL and FNAC before the temperature. In plain PyTorch, for
+    normalised features: ``torch.einsum("ndp,md->nmp", visual.flatten(2), audio).amax(-1)``.
+    Of equal maxima the first position counts, and gets the gradient.
+
+    Args:
+        visual: visual features.
+        audio: audio features.
+        normalize: scale features to unit length first, which makes the result a cosine.
+        backend: see :func:`avcontrast.ops.select_backend`.
+
+    Shape:
+        - visual: (n, d, h, w) or (n, d)
+        - audio: (m, d); m may differ from n
+        - output: (n, m), in fp32 or wider
+
+    Raises:
+        ValueError: if the shapes do not fit, or the backend cannot run them.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.functional import max_similarity
+        >>> visual = torch.eye(3).reshape(1, 3, 1, 3)  # one image, three positions
+        >>> max_similarity(visual, torch.tensor([[1.0, 0.0, 0.0], [3.0, 4.0, 0.0]]))
+        tensor([[1.0000, 0.8000]])
+    """
+    checks.check_features(visual, audio, paired=False)
+    checks.check_flag("normalize", normalize)
+    return ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
+
+
+def localization_map(visual: Tensor, audio: Tensor, *, normalize: bool = True) -> Tensor:
+    """Similarity of each image with its own audio at every position.
+
+    The released code divides by the temperature as well; rules that rank positions do not notice.
+
+    Args:
+        visual: visual features.
+        audio: audio features of the same pairs.
+        normalize: scale features to unit length first, which makes the result a cosine.
+
+    Shape:
+        - visual: (b, d, h, w)
+        - audio: (b, d)
+        - output: (b, h, w), in fp32 or wider
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.functional import localization_map
+        >>> visual = torch.eye(2).reshape(1, 2, 1, 2)
+        >>> localization_map(visual, torch.tensor([[3.0, 4.0]]))
+        tensor([[[0.6000, 0.8000]]])
+    """
+    checks.check_features(visual, audio, map_for="localization_map")
+    checks.check_flag("normalize", normalize)
+    with torch.autocast(visual.device.type, enabled=False):
+        dtype = compute_dtype(visual, audio)
+        visual, audio = visual.to(dtype), audio.to(dtype)
+        if normalize:
+            visual, audio = unit(visual, 1), unit(audio, 1)
+        return einsum(visual, audio, "b d h w, b d -> b h w")
+
+
+def adjacency(
+    features: Tensor, temperature: float | Tensor = 0.03, *, normalize: bool = True
+) -> Tensor:
+    """Row-wise softmax of the similarities within one modality.
+
+    For audio vectors it is the audio adjacency of FNAC (the text above eq. 2 of the paper, which
+    mentions neither temperature nor normalisation; the released code has both). For the visual
+    adjacency pass the mean over positions of the *normalised* map and ``normalize=False``: the
+    released code does not normalise the mean again.
+
+    Args:
+        features: one vector a sample.
+        temperature: positive number or 0-dim tensor that the similarities are divided by.
+        normalize: scale the vectors to unit length first.
+
+    Shape:
+        - features: (b, d)
+        - output: (b, b), rows sum to 1, in fp32 or wider
+
+    Raises:
+        ValueError: if the shape does not fit or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.functional import adjacency
+        >>> adjacency(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), temperature=1.0)
+        tensor([[0.7311, 0.2689],
+                [0.2689, 0.7311]])
+    """
+    checks.check_vectors("features", features)
+    checks.check_temperature(temperature)
+    checks.check_flag("normalize", normalize)
+    with torch.autocast(features.device.type, enabled=False):
+        features = features.to(compute_dtype(features, features))
+        if normalize:
+            features = unit(features, 1)
+        return (features @ features.T / temperature).softmax(1)
+
+
+def info_nce(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: float | Tensor = 0.03,
+    *,
+    symmetric: bool = True,
+    pooling: str = "max",
+    normalize: bool = True,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    group: ProcessGroup | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`."""
+    checks.check_features(visual, audio)
+    checks.check_common(temperature, normalize, reduction, backend)
+    checks.check_info_nce(symmetric, pooling)
+    check_gather(gather_distributed, group)
+    terms = BOTH_DIRECTIONS if symmetric else BOTH_DIRECTIONS[:1]
+    settings = Settings(terms, normalize=normalize, pooling=pooling)
+    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
+    return _reduce(_contrastive(values), reduction)
+
+
+def false_negative_suppression(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: float | Tensor = 0.03,
+    *,
+    audio_weight: float = 1.0,
+    visual_weight: float = 1.0,
+    anchor: str = "visual",
+    adjacency_reduction: str = "mean",
+    detach_adjacency: bool = False,
+    normalize: bool = True,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    group: ProcessGroup | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Draw the match to the adjacencies. See :class:`avcontrast.FalseNegativeSuppression`."""
+    checks.check_features(visual, audio)
+    checks.check_common(temperature, normalize, reduction, backend)
+    checks.check_adjacency(adjacency_reduction, detach_adjacency)
+    checks.check_suppression(audio_weight, visual_weight, anchor)
+    check_gather(gather_distributed, group)
+    weights = {"fns_audio": audio_weight, "fns_visual": visual_weight}
+    settings = Settings(
+        tuple(term for term, weight in weights.items() if weight),
+        normalize=normalize,
+        anchor=anchor,
+        detach_adjacency=detach_adjacency,
+    )
+    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
+    parts = _adjacency_parts(values, reduction, adjacency_reduction)
+    return _weighted_sum(parts, weights)
+
+
+def true_negative_enhancement(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: float | Tensor = 0.03,
+    *,
+    threshold: float = 0.6,
+    mask: str = "hard",
+    adjacency_reduction: str = "mean",
+    detach_adjacency: bool = False,
+    normalize: bool = True,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    group: ProcessGroup | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Tell apart the sources of sounds. See :class:`avcontrast.TrueNegativeEnhancement`."""
+    checks.check_features(visual, audio, map_for="true negative enhancement")
+    checks.check_common(temperature, normalize, reduction, backend)
+    checks.check_adjacency(adjacency_reduction, detach_adjacency)
+    checks.check_enhancement(threshold, mask)
+    check_gather(gather_distributed, group)
+    settings = Settings(
+        ("tne",),
+        normalize=normalize,
+        threshold=threshold,
+        mask=mask,
+        detach_adjacency=detach_adjacency,
+    )
+    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
+    return _adjacency_parts(values, reduction, adjacency_reduction)["tne"]
+
+
+def fnac(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: float | Tensor = 0.03,
+    *,
+    regularization: float = 1.0,
+    fns_audio_weight: float = 100.0,
+    fns_visual_weight: float = 100.0,
+    tne_weight: float = 100.0,
+    threshold: float = 0.6,
+    mask: str = "hard",
+    anchor: str = "visual",
+    adjacency_reduction: str = "mean",
+    detach_adjacency: bool = False,
+    normalize: bool = True,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    group: ProcessGroup | None = None,
+    backend: str = "auto",
+    skip_unweighted: bool = False,
+) -> FNACComponents:
+    """Compute the FNAC loss and its parts. See :class:`avcontrast.FNACLoss`.
+
+    With ``skip_unweighted``, adjacency terms that do not enter the loss, because their weight or
+    ``regularization`` is 0, are not computed, and their fields are zero.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.functional import fnac
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
+        >>> audio = torch.randn(8, 16, generator=generator)
+        >>> parts = fnac(visual, audio, tne_weight=50.0)
+        >>> expected = parts.info_nce + 100 * (parts.fns_audio + parts.fns_visual) + 50 * parts.tne
+        >>> torch.testing.assert_close(parts.loss, expected)
+    """
+    checks.check_features(visual, audio, map_for="the FNAC loss")
+    checks.check_common(temperature, normalize, reduction, backend)
+    checks.check_adjacency(adjacency_reduction, detach_adjacency)
+    checks.check_enhancement(threshold, mask)
+    checks.check_fnac(fns_audio_weight, fns_visual_weight, tne_weight, anchor)
+    checks.check_weight("regularization", regularization)
+    check_gather(gather_distributed, group)
+    weights = {
+        "fns_audio": regularization * fns_audio_weight,
+        "fns_visual": regularization * fns_visual_weight,
+        "tne": regularization * tne_weight,
+    }
+    used = tuple(term for term, weight in weights.items() if weight or not skip_unweighted)
+    settings = Settings(
+        BOTH_DIRECTIONS + used,
+        normalize=normalize,
+        threshold=threshold,
+        mask=mask,
+        anchor=anchor,
+        detach_adjacency=detach_adjacency,
+    )
+    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
+    contrastive = _reduce(_contrastive(values), reduction)
+    parts = _adjacency_parts(values, reduction, adjacency_reduction)
+    loss = contrastive
+    if any(weights.values()):
+        loss = contrastive + _weighted_sum(parts, weights)
+    zero = torch.zeros_like(contrastive)
+    return FNACComponents(loss, contrastive, *(parts.get(term, zero) for term in weights))
+
+
+def _contrastive(values: dict[str, Tensor]) -> Tensor:
+    """Add up the directions that were asked for.  [b]."""
+    first, *rest = (values[term] for term in BOTH_DIRECTIONS if term in values)
+    return first + rest[0] if rest else first
+
+
+def _adjacency_parts(
+    values: dict[str, Tensor], reduction: str, adjacency_reduction: str
+) -> dict[str, Tensor]:
+    """Reduce the adjacency terms, whose rows came summed."""
+    parts: dict[str, Tensor] = {}
+    for term in ("fns_audio", "fns_visual", "tne"):
+        if term in values:
+            rows = values[term]
+            rows = rows / len(rows) if adjacency_reduction == "mean" else rows
+            parts[term] = _reduce(rows, reduction)
+    return parts
+
+
+def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Leave out what weighs nothing, so that an infinity there cannot become NaN."""
+    first, *rest = (weight * parts[term] for term, weight in weights.items() if weight)
+    for part in rest:
+        first = first + part
+    return first
+
+
+def _reduce(values: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return values
+    return values.mean() if reduction == "mean" else values.sum()

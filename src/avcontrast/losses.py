@@ -1,0 +1,501 @@
+"""The losses as modules: settings, checks and documentation; the maths is in ``functional``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from avcontrast import _checks as checks
+from avcontrast import functional
+from avcontrast.distributed import check_gather
+from avcontrast.functional import FNACComponents
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["FNACLoss", "FalseNegativeSuppression", "InfoNCE", "TrueNegativeEnhancement"]
+
+COMMON = ("normalize", "reduction", "gather_distributed", "group", "backend")
+ADJACENCY = ("adjacency_reduction", "detach_adjacency")
+
+
+class InfoNCE(nn.Module):
+    r"""Contrast matching with non-matching audio-visual pairs (FNAC eq. 1; the loss of EZ-VSL).
+
+    With the logits :math:`L_{nm} = \max_p \langle v_{np}, a_m \rangle / \tau`, rows being images,
+
+    .. math::
+        \ell_n = -\log \frac{e^{L_{nn}}}{\sum_m e^{L_{nm}}}
+                 -\log \frac{e^{L_{nn}}}{\sum_m e^{L_{mn}}}
+
+    In plain PyTorch, for normalised features::
+
+        logits = torch.einsum("ndp,md->nmp", visual.flatten(2), audio).amax(-1) / temperature
+        target = torch.arange(len(logits))
+        loss = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+
+    The two directions are summed without a factor of 1/2, as published. With (b, d) inputs this is
+    the ordinary cross-modal InfoNCE, twice the loss of CLIP.
+
+    Args:
+        temperature: :math:`\tau`, a positive number or a 0-dim tensor. An ``nn.Parameter`` becomes
+            a parameter of the module and gets its exact gradient.
+        symmetric: contrast in both directions; otherwise each image among the audios only.
+        pooling: ``"max"`` or ``"mean"`` over the positions of a map.
+        normalize: scale features to unit length over the channels first; a vector shorter than
+            1e-12 becomes zero and gets no gradient.
+        reduction: ``"mean"`` or ``"sum"`` over the b samples, or ``"none"``.
+        gather_distributed: contrast over the batches of all processes. This version does so for a
+            single process only.
+        group: the process group to gather over; the default one if None.
+        backend: ``"auto"``, or one of :data:`avcontrast.ops.BACKENDS`.
+
+    Shape:
+        - visual: (b, d, h, w) or (b, d)
+        - audio: (b, d)
+        - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
+
+    Raises:
+        ValueError: if a setting or a shape is not one of these.
+        TypeError: if a setting or a dtype is of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast import InfoNCE
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
+        >>> audio = torch.randn(8, 16, generator=generator)
+        >>> print(f"{InfoNCE()(visual, audio):.4f}")
+        10.2957
+
+    References:
+        Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
+        Learning <https://arxiv.org/abs/2303.11302>`_, CVPR 2023.
+        Mo and Morgado, `Localizing Visual Sounds the Easy Way <https://arxiv.org/abs/2203.09324>`_,
+        ECCV 2022.
+    """
+
+    __constants__: ClassVar[tuple[str, ...]] = ("symmetric", "pooling", *COMMON)
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.03,
+        *,
+        symmetric: bool = True,
+        pooling: str = "max",
+        normalize: bool = True,
+        reduction: str = "mean",
+        gather_distributed: bool = False,
+        group: ProcessGroup | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.check_temperature(temperature, read_tensor=True)
+        checks.check_common(temperature, normalize, reduction, backend)
+        checks.check_info_nce(symmetric, pooling)
+        check_gather(gather_distributed, group)
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.pooling = pooling
+        self.normalize = normalize
+        self.reduction = reduction
+        self.gather_distributed = gather_distributed
+        self.group = group
+        self.backend = backend
+
+    def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        return functional.info_nce(visual, audio, self.temperature, **_settings(self))
+
+    def extra_repr(self) -> str:
+        """Show every setting."""
+        return _describe(self)
+
+
+class FalseNegativeSuppression(nn.Module):
+    r"""Draw the cross-modal match to the adjacencies within each modality (FNAC eq. 2 and 3).
+
+    Pairs of the same kind look alike within each modality. The rows of the match :math:`P`, a
+    softmax over the logits of :class:`InfoNCE`, are drawn to those of the audio adjacency
+    :math:`S^a` and the visual adjacency :math:`S^v`:
+
+    .. math::
+        \ell_i = \frac{w_a}{b} \sum_j |S^a_{ij} - P_{ij}| + \frac{w_v}{b} \sum_j |S^v_{ij} - P_{ij}|
+
+    :math:`S^a = \mathrm{softmax}_j(\langle a_i, a_j \rangle / \tau)`, and :math:`S^v` likewise of
+    the visual features averaged over positions. In plain PyTorch, for normalised features::
+
+        match = logits.softmax(1)
+        pooled = visual.flatten(2).mean(2)
+        audio_adjacency = (audio @ audio.T / temperature).softmax(1)
+        visual_adjacency = (pooled @ pooled.T / temperature).softmax(1)
+        loss = F.l1_loss(audio_adjacency, match) + F.l1_loss(visual_adjacency, match)
+
+    Args:
+        temperature: :math:`\tau`, shared by match and adjacencies; see :class:`InfoNCE`.
+        audio_weight: :math:`w_a`; 0 switches the audio adjacency off.
+        visual_weight: :math:`w_v`; 0 switches the visual adjacency off.
+        anchor: ``"visual"``: row i of the match is image i over all audios, as released.
+            ``"audio"``: audio i over all images, as eq. 2 and 3 are printed.
+        adjacency_reduction: ``"mean"`` divides each row by b, as published; ``"batchmean"`` sums
+            it, so that a weight means the same at every batch size.
+        detach_adjacency: treat the adjacencies as constants; the released code does not.
+        normalize: see :class:`InfoNCE`. The averaged visual features are not normalised again.
+        reduction: see :class:`InfoNCE`.
+        gather_distributed: see :class:`InfoNCE`.
+        group: see :class:`InfoNCE`.
+        backend: see :class:`InfoNCE`.
+
+    Shape:
+        - visual: (b, d, h, w) or (b, d)
+        - audio: (b, d)
+        - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
+
+    Raises:
+        ValueError: if a setting or a shape is not one of these.
+        TypeError: if a setting or a dtype is of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast import FalseNegativeSuppression
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
+        >>> audio = torch.randn(8, 16, generator=generator)
+        >>> print(f"{FalseNegativeSuppression()(visual, audio):.4f}")
+        0.4088
+
+    Note:
+        The paper prints both equations with the audio as anchor and remarks that the visual one is
+        symmetric to the first; it mentions no temperature in the adjacencies. Defaults follow the
+        released code, which numbers the terms 1 (audio), 3 (visual).
+
+    References:
+        Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
+        Learning <https://arxiv.org/abs/2303.11302>`_, CVPR 2023.
+    """
+
+    __constants__: ClassVar[tuple[str, ...]] = (
+        "audio_weight",
+        "visual_weight",
+        "anchor",
+        *ADJACENCY,
+        *COMMON,
+    )
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.03,
+        *,
+        audio_weight: float = 1.0,
+        visual_weight: float = 1.0,
+        anchor: str = "visual",
+        adjacency_reduction: str = "mean",
+        detach_adjacency: bool = False,
+        normalize: bool = True,
+        reduction: str = "mean",
+        gather_distributed: bool = False,
+        group: ProcessGroup | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.check_temperature(temperature, read_tensor=True)
+        checks.check_common(temperature, normalize, reduction, backend)
+        checks.check_adjacency(adjacency_reduction, detach_adjacency)
+        checks.check_suppression(audio_weight, visual_weight, anchor)
+        check_gather(gather_distributed, group)
+        self.temperature = temperature
+        self.audio_weight = audio_weight
+        self.visual_weight = visual_weight
+        self.anchor = anchor
+        self.adjacency_reduction = adjacency_reduction
+        self.detach_adjacency = detach_adjacency
+        self.normalize = normalize
+        self.reduction = reduction
+        self.gather_distributed = gather_distributed
+        self.group = group
+        self.backend = backend
+
+    def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        return functional.false_negative_suppression(
+            visual, audio, self.temperature, **_settings(self)
+        )
+
+    def extra_repr(self) -> str:
+        """Show every setting."""
+        return _describe(self)
+
+
+class TrueNegativeEnhancement(nn.Module):
+    r"""Tell apart the sources of different sounds (FNAC eq. 4).
+
+    The map of an image with its own audio shows where the sound comes from. The features there,
+    :math:`z_i`, shall be as similar to each other as the audios are:
+
+    .. math::
+        \ell_i = \frac{1}{b} \sum_j |S^a_{ij} - S^s_{ij}|, \quad
+        S^s = \mathrm{softmax}_j(\langle z_i, z_j \rangle / \tau), \quad
+        z_i = \frac{1}{hw} \sum_p M_{ip} v_{ip}
+
+    :math:`M_i` marks the positions of the own map, scaled to [0, 1], above a threshold. In plain
+    PyTorch, for normalised features::
+
+        own = torch.einsum("bdp,bd->bp", visual.flatten(2), audio) / temperature
+        low, high = own.amin(1, True), own.amax(1, True)
+        mask = (own - low) / (high - low + 1e-5) > threshold
+        sources = (visual.flatten(2) * mask[:, None]).mean(2)
+        source_adjacency = (sources @ sources.T / temperature).softmax(1)
+        loss = F.l1_loss(audio_adjacency, source_adjacency)
+
+    Args:
+        temperature: :math:`\tau`, of the map and of both adjacencies; see :class:`InfoNCE`.
+        threshold: in [0, 1); positions strictly above it are the source.
+        mask: ``"hard"``: 0 or 1, without a gradient through it. ``"soft"``: the scaled map itself
+            weighs the positions, with its gradient, and the threshold has no effect.
+        adjacency_reduction: see :class:`FalseNegativeSuppression`.
+        detach_adjacency: treat the audio adjacency as a constant; the released code does not.
+        normalize: see :class:`InfoNCE`. The source features are not normalised again.
+        reduction: see :class:`InfoNCE`.
+        gather_distributed: see :class:`InfoNCE`.
+        group: see :class:`InfoNCE`.
+        backend: see :class:`InfoNCE`.
+
+    Shape:
+        - visual: (b, d, h, w)
+        - audio: (b, d)
+        - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
+
+    Raises:
+        ValueError: if a setting or a shape is not one of these.
+        TypeError: if a setting or a dtype is of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast import TrueNegativeEnhancement
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
+        >>> audio = torch.randn(8, 16, generator=generator)
+        >>> print(f"{TrueNegativeEnhancement()(visual, audio):.4f}")
+        0.2056
+
+    Note:
+        The paper says "use the localisation map as a mask" and gives neither threshold nor
+        pooling. The released code has a hard mask at 0.6, divides by all h w positions instead of
+        those in the mask, and adds 1e-5 to the range of the map in units of logits; so does this.
+
+    References:
+        Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
+        Learning <https://arxiv.org/abs/2303.11302>`_, CVPR 2023.
+    """
+
+    __constants__: ClassVar[tuple[str, ...]] = ("threshold", "mask", *ADJACENCY, *COMMON)
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.03,
+        *,
+        threshold: float = 0.6,
+        mask: str = "hard",
+        adjacency_reduction: str = "mean",
+        detach_adjacency: bool = False,
+        normalize: bool = True,
+        reduction: str = "mean",
+        gather_distributed: bool = False,
+        group: ProcessGroup | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.check_temperature(temperature, read_tensor=True)
+        checks.check_common(temperature, normalize, reduction, backend)
+        checks.check_adjacency(adjacency_reduction, detach_adjacency)
+        checks.check_enhancement(threshold, mask)
+        check_gather(gather_distributed, group)
+        self.temperature = temperature
+        self.threshold = threshold
+        self.mask = mask
+        self.adjacency_reduction = adjacency_reduction
+        self.detach_adjacency = detach_adjacency
+        self.normalize = normalize
+        self.reduction = reduction
+        self.gather_distributed = gather_distributed
+        self.group = group
+        self.backend = backend
+
+    def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        return functional.true_negative_enhancement(
+            visual, audio, self.temperature, **_settings(self)
+        )
+
+    def extra_repr(self) -> str:
+        """Show every setting."""
+        return _describe(self)
+
+
+class FNACLoss(nn.Module):
+    r"""False-negative-aware contrastive loss (FNAC eq. 5): InfoNCE, suppression and enhancement.
+
+    .. math::
+        \ell = \ell_\mathrm{InfoNCE}
+             + r \, (\alpha \, \ell_\mathrm{FNS,a} + \beta \, \ell_\mathrm{FNS,v}
+             + \gamma \, \ell_\mathrm{TNE})
+
+    with the terms of :class:`InfoNCE`, :class:`FalseNegativeSuppression` and
+    :class:`TrueNegativeEnhancement`, computed together. The strength :math:`r` is the argument
+    ``regularization`` of the call; at 0 the loss is InfoNCE bit for bit and the adjacency terms
+    are not computed.
+
+    Args:
+        temperature: :math:`\tau`, shared by every similarity; see :class:`InfoNCE`.
+        fns_audio_weight: :math:`\alpha`.
+        fns_visual_weight: :math:`\beta`.
+        tne_weight: :math:`\gamma`.
+        threshold: see :class:`TrueNegativeEnhancement`.
+        mask: see :class:`TrueNegativeEnhancement`.
+        anchor: see :class:`FalseNegativeSuppression`.
+        adjacency_reduction: ``"mean"`` divides each row by b, as published: each term is at most
+            2 / b, and the weights of 100 belong to the published batch of 256. ``"batchmean"``
+            sums the row; the published strength is then 100 / 256 = 0.39 at any batch size.
+        detach_adjacency: see :class:`FalseNegativeSuppression`.
+        normalize: see :class:`InfoNCE`.
+        reduction: see :class:`InfoNCE`.
+        gather_distributed: see :class:`InfoNCE`.
+        group: see :class:`InfoNCE`.
+        backend: see :class:`InfoNCE`.
+
+    Shape:
+        - visual: (b, d, h, w)
+        - audio: (b, d)
+        - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
+
+    Raises:
+        ValueError: if a setting or a shape is not one of these.
+        TypeError: if a setting or a dtype is of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast import FNACLoss
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> visual = torch.randn(8, 16, 7, 7, generator=generator, requires_grad=True)
+        >>> audio = torch.randn(8, 16, generator=generator, requires_grad=True)
+        >>> criterion = FNACLoss()
+        >>> loss = criterion(visual, audio)
+        >>> loss.backward()
+        >>> print(f"{loss:.3f}")
+        71.726
+        >>> parts = criterion.components(visual, audio, regularization=0.0)
+        >>> print(f"{parts.loss:.4f} {parts.fns_audio:.4f} {parts.fns_visual:.4f} {parts.tne:.4f}")
+        10.2957 0.2331 0.1757 0.2056
+
+    Note:
+        The weights are those of the released code, where ``fnac_loss1_weight`` is :math:`\alpha`,
+        ``fnac_loss2_weight`` is :math:`\gamma` and ``fnac_loss3_weight`` is :math:`\beta`; the
+        paper does not state them.
+
+    References:
+        Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
+        Learning <https://arxiv.org/abs/2303.11302>`_, CVPR 2023.
+    """
+
+    __constants__: ClassVar[tuple[str, ...]] = (
+        "fns_audio_weight",
+        "fns_visual_weight",
+        "tne_weight",
+        "threshold",
+        "mask",
+        "anchor",
+        *ADJACENCY,
+        *COMMON,
+    )
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.03,
+        *,
+        fns_audio_weight: float = 100.0,
+        fns_visual_weight: float = 100.0,
+        tne_weight: float = 100.0,
+        threshold: float = 0.6,
+        mask: str = "hard",
+        anchor: str = "visual",
+        adjacency_reduction: str = "mean",
+        detach_adjacency: bool = False,
+        normalize: bool = True,
+        reduction: str = "mean",
+        gather_distributed: bool = False,
+        group: ProcessGroup | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.check_temperature(temperature, read_tensor=True)
+        checks.check_common(temperature, normalize, reduction, backend)
+        checks.check_adjacency(adjacency_reduction, detach_adjacency)
+        checks.check_enhancement(threshold, mask)
+        checks.check_fnac(fns_audio_weight, fns_visual_weight, tne_weight, anchor)
+        check_gather(gather_distributed, group)
+        self.temperature = temperature
+        self.fns_audio_weight = fns_audio_weight
+        self.fns_visual_weight = fns_visual_weight
+        self.tne_weight = tne_weight
+        self.threshold = threshold
+        self.mask = mask
+        self.anchor = anchor
+        self.adjacency_reduction = adjacency_reduction
+        self.detach_adjacency = detach_adjacency
+        self.normalize = normalize
+        self.reduction = reduction
+        self.gather_distributed = gather_distributed
+        self.group = group
+        self.backend = backend
+
+    def forward(self, visual: Tensor, audio: Tensor, *, regularization: float = 1.0) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            visual: visual feature maps, (b, d, h, w).
+            audio: audio features, (b, d).
+            regularization: strength of the adjacency terms, not negative; see
+                :func:`avcontrast.schedules.warmup`.
+        """
+        return functional.fnac(
+            visual,
+            audio,
+            self.temperature,
+            regularization=regularization,
+            skip_unweighted=True,
+            **_settings(self),
+        ).loss
+
+    def components(
+        self, visual: Tensor, audio: Tensor, *, regularization: float = 1.0
+    ) -> FNACComponents:
+        """Return the same loss and its unweighted, differentiable terms, all of them computed.
+
+        Args:
+            visual: visual feature maps, (b, d, h, w).
+            audio: audio features, (b, d).
+            regularization: as in :meth:`forward`; it enters ``loss`` only.
+        """
+        return functional.fnac(
+            visual, audio, self.temperature, regularization=regularization, **_settings(self)
+        )
+
+    def extra_repr(self) -> str:
+        """Show every setting."""
+        return _describe(self)
+
+
+Loss = InfoNCE | FalseNegativeSuppression | TrueNegativeEnhancement | FNACLoss
+
+
+def _settings(module: Loss) -> dict[str, Any]:
+    return {name: getattr(module, name) for name in module.__constants__}
+
+
+def _describe(module: Loss) -> str:
+    temperature = module.temperature
+    shown = {"temperature": temperature, **_settings(module)}
+    if isinstance(temperature, Tensor):
+        shown["temperature"] = f"{float(temperature):g}, learnable={temperature.requires_grad}"
+    return ", ".join(f"{name}={value}" for name, value in shown.items())

@@ -1,0 +1,130 @@
+"""Between feature maps and the b x b logits, a block of images at a time.
+
+Only these functions touch the visual features. A block of images is copied to rows (one position
+a row), scaled to unit length and multiplied with every audio vector; what remains of it is the
+maximum over its positions and where that was. The gradient of a maximum goes to one position a
+pair, so on the way back each pair costs one row instead of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from avcontrast.ops._settings import NORM_EPS, RANGE_EPS
+
+BLOCK_BYTES = 4 * 2**20
+"""Temporary memory that one block may take; about what a core's caches serve well."""
+
+
+def blocks(count: int, bytes_each: int) -> Iterator[slice]:
+    """Cut ``range(count)`` into slices whose temporaries fit into ``BLOCK_BYTES``."""
+    size = max(1, BLOCK_BYTES // bytes_each)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def inverse_norm(features: Tensor) -> Tensor:
+    """Return 1 / length along the last dimension, 0 for a vector that counts as zero."""
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return torch.where(norm > NORM_EPS, norm, torch.inf).reciprocal_()
+
+
+def unit_rows(features: Tensor, dtype: torch.dtype, normalize: bool) -> tuple[Tensor, Tensor]:
+    """Return ``features`` (..., d), at unit length if asked for, and their scales.  [..., 1]."""
+    rows = features.to(dtype)
+    scale = inverse_norm(rows) if normalize else rows.new_ones(())
+    return (rows * scale if normalize else rows), scale
+
+
+def unit_rows_backward(grad: Tensor, rows: Tensor, scale: Tensor, normalize: bool) -> Tensor:
+    """Turn the gradient of unit rows, in place, into that of the features they were made from."""
+    if not normalize:
+        return grad
+    along = (rows * grad).sum(-1, keepdim=True)
+    return grad.addcmul_(rows, along, value=-1).mul_(scale)
+
+
+def map_rows(
+    visual: Tensor, block: slice, dtype: torch.dtype, normalize: bool
+) -> tuple[Tensor, Tensor]:
+    """Return a block of maps (b, d, h, w) as contiguous unit rows [n, p, d] and their scales."""
+    rows = visual[block].flatten(2).transpose(1, 2)
+    rows = rows.to(dtype, memory_format=torch.contiguous_format)
+    return unit_rows(rows.contiguous(), dtype, normalize)
+
+
+def store_map(rows: Tensor, visual: Tensor, block: slice) -> None:
+    """Write rows [n, p, d] into a block of maps (b, d, h, w)."""
+    visual[block] = rows.transpose(1, 2).reshape(visual[block].shape)
+
+
+def forward_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:
+    """Cut the images into blocks for :func:`best_positions`."""
+    positions = visual.shape[2] * visual.shape[3]
+    return blocks(visual.shape[0], positions * sum(audio.shape) * audio.element_size())
+
+
+def backward_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:
+    """Cut the images into blocks for the way back."""
+    positions = visual.shape[2] * visual.shape[3]
+    m, d = audio.shape
+    return blocks(visual.shape[0], (2 * positions * d + 12 * m) * audio.element_size())
+
+
+def best_positions(rows: Tensor, audio: Tensor, with_index: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the maximum over positions of every pair, [n, m], and the first position with it."""
+    n, positions, _ = rows.shape
+    similarity = (audio @ rows.flatten(0, 1).T).view(-1, n, positions)
+    if not with_index:
+        return similarity.amax(-1).T, None
+    best, index = similarity.max(-1)
+    return best.T, index.T
+
+
+def empty_index(visual: Tensor, pairs: int, with_index: bool) -> Tensor:
+    """Return room for a position a pair, in the smallest integer type that can name it."""
+    positions = visual.shape[2] * visual.shape[3]
+    dtype = torch.uint8 if positions <= 256 else torch.int32
+    return visual.new_empty((visual.shape[0], pairs) if with_index else 0, dtype=dtype)
+
+
+def scatter_to_rows(grad: Tensor, index: Tensor, audio: Tensor, positions: int) -> Tensor:
+    """Return sum over m of [index = p] grad[n, m] audio[m] for a block of images.  [n, p, d]."""
+    n, m = grad.shape
+    key, order = _flat_rows(index, positions).flatten().sort(stable=True)
+    starts = torch.searchsorted(key, torch.arange(n * positions, device=key.device))
+    weights = grad.flatten()[order]
+    bags = embedding_bag(order % m, audio, starts, mode="sum", per_sample_weights=weights)
+    return bags.view(n, positions, -1)
+
+
+def gather_from_rows(grad: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """Return sum over n of grad[n, m] rows[n, index[n, m]] for a block of images.  [m, d]."""
+    picked = _flat_rows(index, rows.shape[1]).T.contiguous()
+    weights = grad.T.contiguous()
+    return embedding_bag(picked, rows.flatten(0, 1), mode="sum", per_sample_weights=weights)
+
+
+def _flat_rows(index: Tensor, positions: int) -> Tensor:
+    first = torch.arange(index.shape[0], dtype=torch.int32, device=index.device) * positions
+    return index.int() + first[:, None]
+
+
+def own_map(rows: Tensor, audio: Tensor, tau: Tensor) -> Tensor:
+    """Return the map of each image with its own audio, as logits.  [n, p]."""
+    return (rows @ audio[:, :, None]).squeeze(-1) / tau
+
+
+def soft_foreground_backward(grad: Tensor, logits: Tensor) -> Tensor:
+    """Return the gradient of the own map from that of its soft foreground.  [n, p]."""
+    low, lowest = logits.min(1, keepdim=True)
+    high, highest = logits.max(1, keepdim=True)
+    scale = 1 / (high - low + RANGE_EPS)
+    share = (logits - low) * scale
+    result = grad * scale
+    result.scatter_add_(1, lowest, (grad * (share - 1)).sum(1, keepdim=True) * scale)
+    return result.scatter_add_(1, highest, -(grad * share).sum(1, keepdim=True) * scale)

@@ -1,0 +1,63 @@
+"""What both backends need to know about a call besides its tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NORM_EPS = 1e-12
+"""Vectors shorter than this count as zero."""
+
+RANGE_EPS = 1e-5
+"""Added to the range of an own map before it is scaled to [0, 1]; in units of logits."""
+
+TERMS = ("visual_to_audio", "audio_to_visual", "fns_audio", "fns_visual", "tne")
+
+
+class Settings(NamedTuple):
+    """Which terms to compute, and how.
+
+    Args:
+        terms: names out of ``TERMS``, in that order.
+        normalize: scale every vector to unit length first.
+        pooling: "max" or "mean" over the positions of a map.
+        threshold: positions of the own map above it are foreground, for the hard mask.
+        mask: "hard" or "soft" foreground.
+        anchor: whose rows of the cross-modal matrix meet the adjacencies.
+        detach_adjacency: treat the adjacencies as constants.
+    """
+
+    terms: tuple[str, ...]
+    normalize: bool = True
+    pooling: str = "max"
+    threshold: float = 0.6
+    mask: str = "hard"
+    anchor: str = "visual"
+    detach_adjacency: bool = False
+
+    @property
+    def suppresses(self) -> bool:
+        """Whether a false-negative-suppression term is asked for."""
+        return "fns_audio" in self.terms or "fns_visual" in self.terms
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether any term looks at the cross-modal matrix."""
+        return self.terms != ("tne",)
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether the logits are maxima, whose gradient goes to one position."""
+        return self.needs_logits and self.pooling == "max"
+
+    @property
+    def needs_pooled(self) -> bool:
+        """Whether any term looks at the mean visual feature of each image."""
+        return "fns_visual" in self.terms or (self.needs_logits and self.pooling == "mean")
+
+
+def compute_dtype(visual: Tensor, audio: Tensor) -> torch.dtype:
+    """At least fp32: at temperature 0.03, 16-bit logits lose percents of the gradient."""
+    return torch.promote_types(torch.promote_types(visual.dtype, audio.dtype), torch.float32)

@@ -1,0 +1,352 @@
+"""Row-block streaming in PyTorch: any device, any dtype, never the b x b x p similarity.
+
+Two operators with their gradients. What they compute is in ``_rows`` (between the feature maps and
+the logits) and ``_adjacency`` (after the maximum); this file puts the pieces in order and tells
+PyTorch about them. Kept for the backward pass are the logits (4 bytes a pair in fp32), the
+position of each maximum (1 byte) and a few numbers a row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avcontrast.ops import _adjacency, _rows
+from avcontrast.ops._settings import Settings, compute_dtype
+from avcontrast.ops.dense import foreground
+
+
+def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
+    """Return the highest similarity over the positions for every pair.  [n, m]."""
+    with_index = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
+    best: Tensor = _max_similarity(visual, audio, normalize, with_index)[0]
+    return best
+
+
+def contrast(
+    visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings
+) -> list[Tensor]:
+    """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
+    with_index = settings.needs_index and (
+        torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
+    )
+    terms, *options = settings
+    values, *_ = _contrast(visual, audio, temperature, " ".join(terms), *options, with_index)
+    return list(values.unbind())
+
+
+@torch.library.custom_op("avcontrast::max_similarity", mutates_args=())
+def _max_similarity(
+    visual: Tensor, audio: Tensor, normalize: bool, with_index: bool
+) -> tuple[Tensor, Tensor]:
+    with torch.autocast(visual.device.type, enabled=False):
+        dtype = compute_dtype(visual, audio)
+        vectors, _ = _rows.unit_rows(audio, dtype, normalize)
+        best = vectors.new_empty(visual.shape[0], audio.shape[0])
+        index = _rows.empty_index(visual, audio.shape[0], with_index)
+        for block in _rows.forward_blocks(visual, vectors):
+            rows, _ = _rows.map_rows(visual, block, dtype, normalize)
+            best[block], where = _rows.best_positions(rows, vectors, with_index)
+            if where is not None:
+                index[block] = where
+        return best, index
+
+
+@_max_similarity.register_fake
+def _(visual: Tensor, audio: Tensor, normalize: bool, with_index: bool) -> tuple[Tensor, Tensor]:
+    pairs = (visual.shape[0], audio.shape[0])
+    best = visual.new_empty(pairs, dtype=compute_dtype(visual, audio))
+    return best, _rows.empty_index(visual, audio.shape[0], with_index)
+
+
+@torch.library.custom_op("avcontrast::max_similarity_backward", mutates_args=())
+def _max_similarity_backward(
+    grad: Tensor,
+    visual: Tensor,
+    audio: Tensor,
+    index: Tensor,
+    normalize: bool,
+    need_visual: bool,
+    need_audio: bool,
+) -> tuple[Tensor, Tensor]:
+    with torch.autocast(visual.device.type, enabled=False):
+        dtype = compute_dtype(visual, audio)
+        vectors, scale = _rows.unit_rows(audio, dtype, normalize)
+        grad_visual = _empty_like_if(need_visual, visual)
+        grad_vectors = torch.zeros_like(vectors)
+        for block in _rows.backward_blocks(visual, vectors):
+            rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
+            if need_audio:
+                grad_vectors += _rows.gather_from_rows(grad[block], index[block], rows)
+            if need_visual:
+                positions = rows.shape[1]
+                grad_rows = _rows.scatter_to_rows(grad[block], index[block], vectors, positions)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scale, normalize)
+                _rows.store_map(grad_rows, grad_visual, block)
+        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, scale, normalize)
+        return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
+
+
+@_max_similarity_backward.register_fake
+def _(
+    grad: Tensor,
+    visual: Tensor,
+    audio: Tensor,
+    index: Tensor,
+    normalize: bool,
+    need_visual: bool,
+    need_audio: bool,
+) -> tuple[Tensor, Tensor]:
+    return _empty_like_if(need_visual, visual), _empty_like_if(need_audio, audio)
+
+
+def _max_similarity_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    visual, audio, ctx.normalize, _ = inputs
+    _, index = output
+    ctx.mark_non_differentiable(index)
+    ctx.save_for_backward(visual, audio, index)
+
+
+def _max_similarity_grad(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    need_visual, need_audio, *_ = ctx.needs_input_grad
+    grad_visual, grad_audio = _max_similarity_backward(
+        grad, *ctx.saved_tensors, ctx.normalize, need_visual, need_audio
+    )
+    return grad_visual if need_visual else None, grad_audio if need_audio else None, None, None
+
+
+_max_similarity.register_autograd(_max_similarity_grad, setup_context=_max_similarity_setup)
+
+
+@torch.library.custom_op("avcontrast::contrast", mutates_args=())
+def _contrast(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: Tensor,
+    terms: str,
+    normalize: bool,
+    pooling: str,
+    threshold: float,
+    mask: str,
+    anchor: str,
+    detach_adjacency: bool,
+    with_index: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    settings = Settings(
+        tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
+    )
+    with torch.autocast(visual.device.type, enabled=False):
+        dtype = compute_dtype(visual, audio)
+        tau = temperature.to(dtype)
+        vectors, _ = _rows.unit_rows(audio, dtype, normalize)
+        outputs = _empty_outputs(visual, audio, settings, with_index)
+        values, logits, index, lse, inner, pooled, sources = outputs
+        for block in _rows.forward_blocks(visual, vectors):
+            rows, _ = _rows.map_rows(visual, block, dtype, normalize)
+            if settings.needs_pooled:
+                pooled[block] = rows.mean(1)
+            if settings.needs_index:
+                best, where = _rows.best_positions(rows, vectors, with_index)
+                logits[block] = best.div_(tau)
+                if where is not None:
+                    index[block] = where
+            elif settings.needs_logits:
+                logits[block] = (pooled[block] @ vectors.T).div_(tau)
+            if "tne" in settings.terms:
+                shares = foreground(_rows.own_map(rows, vectors[block], tau), threshold, mask)
+                sources[block] = (shares[:, None] @ rows).squeeze(1).div_(rows.shape[1])
+
+        if settings.needs_logits:
+            for direction, dim in (("visual_to_audio", 1), ("audio_to_visual", 0)):
+                lse[_adjacency.LSES.index(direction)] = _adjacency.log_sum_exp(logits, dim)
+        features = {"audio": vectors, "pooled": pooled, "sources": sources}
+        matrices = _adjacency.Matrices(logits, features, lse, tau, anchor)
+        adjacency, inner[:] = _adjacency.forward(matrices, settings)
+        for row, term in enumerate(settings.terms):
+            if term in adjacency:
+                values[row] = adjacency[term]
+            else:
+                values[row] = matrices.lse_of(term) - logits.diagonal()
+        return outputs
+
+
+@_contrast.register_fake
+def _(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: Tensor,
+    terms: str,
+    normalize: bool,
+    pooling: str,
+    threshold: float,
+    mask: str,
+    anchor: str,
+    detach_adjacency: bool,
+    with_index: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    settings = Settings(tuple(terms.split()), normalize, pooling)
+    return _empty_outputs(visual, audio, settings, with_index)
+
+
+@torch.library.custom_op("avcontrast::contrast_backward", mutates_args=())
+def _contrast_backward(
+    grad: Tensor,
+    visual: Tensor,
+    audio: Tensor,
+    temperature: Tensor,
+    logits: Tensor,
+    index: Tensor,
+    lse: Tensor,
+    inner: Tensor,
+    pooled: Tensor,
+    sources: Tensor,
+    terms: str,
+    normalize: bool,
+    pooling: str,
+    threshold: float,
+    mask: str,
+    anchor: str,
+    detach_adjacency: bool,
+    need_visual: bool,
+    need_audio: bool,
+    need_temperature: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    settings = Settings(
+        tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
+    )
+    with torch.autocast(visual.device.type, enabled=False):
+        dtype = compute_dtype(visual, audio)
+        tau = temperature.to(dtype)
+        vectors, scale = _rows.unit_rows(audio, dtype, normalize)
+        grads = dict(zip(settings.terms, grad.unbind(), strict=True))
+        features = {"audio": vectors, "pooled": pooled, "sources": sources}
+        matrices = _adjacency.Matrices(logits, features, lse, tau, anchor)
+        wanted = ("audio",) * need_audio + ("pooled", "sources") * need_visual
+        adjacency = _adjacency.backward(grads, matrices, inner, settings, wanted)
+        grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
+        grad_tau = adjacency.temperature
+        grad_visual = _empty_like_if(need_visual, visual)
+
+        for block in _rows.backward_blocks(visual, vectors):
+            rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
+            positions = rows.shape[1]
+            grad_rows = torch.zeros_like(rows)
+            if settings.needs_logits:
+                grad_logits = _adjacency.logits_backward(
+                    grads, matrices, inner, adjacency.signs, block
+                )
+                grad_tau += (grad_logits * logits[block]).sum()
+                grad_logits.div_(tau)
+                if not settings.needs_index:
+                    grad_vectors.addmm_(grad_logits.T, pooled[block])
+                    grad_pooled[block] += grad_logits @ vectors
+                elif need_audio:
+                    grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
+                if settings.needs_index and need_visual:
+                    grad_rows = _rows.scatter_to_rows(grad_logits, index[block], vectors, positions)
+            if settings.needs_pooled:
+                grad_rows += grad_pooled[block, None] / positions
+            if "tne" in settings.terms:
+                own_map = _rows.own_map(rows, vectors[block], tau)
+                shares = foreground(own_map, threshold, mask)
+                grad_source = grad_sources[block] / positions
+                grad_rows.addcmul_(shares[:, :, None], grad_source[:, None])
+                if mask == "soft":
+                    grad_shares = (rows @ grad_source[:, :, None]).squeeze(-1)
+                    grad_map = _rows.soft_foreground_backward(grad_shares, own_map)
+                    grad_tau += (grad_map * own_map).sum()
+                    grad_map.div_(tau)
+                    grad_rows.addcmul_(grad_map[:, :, None], vectors[block, None])
+                    grad_vectors[block] += (grad_map[:, None] @ rows).squeeze(1)
+            if need_visual:
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scale, normalize)
+                _rows.store_map(grad_rows, grad_visual, block)
+
+        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, scale, normalize)
+        return (
+            grad_visual,
+            grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0),
+            (-grad_tau / tau).to(temperature.dtype) if need_temperature else tau.new_empty(0),
+        )
+
+
+@_contrast_backward.register_fake
+def _(
+    grad: Tensor,
+    visual: Tensor,
+    audio: Tensor,
+    temperature: Tensor,
+    logits: Tensor,
+    index: Tensor,
+    lse: Tensor,
+    inner: Tensor,
+    pooled: Tensor,
+    sources: Tensor,
+    terms: str,
+    normalize: bool,
+    pooling: str,
+    threshold: float,
+    mask: str,
+    anchor: str,
+    detach_adjacency: bool,
+    need_visual: bool,
+    need_audio: bool,
+    need_temperature: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        _empty_like_if(need_visual, visual),
+        _empty_like_if(need_audio, audio),
+        _empty_like_if(need_temperature, temperature),
+    )
+
+
+def _contrast_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    visual, audio, temperature, *ctx.options, _ = inputs
+    _, *kept = output
+    ctx.mark_non_differentiable(*kept)
+    ctx.save_for_backward(visual, audio, temperature, *kept)
+
+
+def _contrast_grad(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad[:3]
+    grads = _contrast_backward(grad, *ctx.saved_tensors, *ctx.options, *needed)
+    no_grad_options = [None] * (len(ctx.options) + 1)
+    return (*(g if need else None for g, need in zip(grads, needed, strict=True)), *no_grad_options)
+
+
+_contrast.register_autograd(_contrast_grad, setup_context=_contrast_setup)
+
+
+def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor) if needed else tensor.new_empty(0)
+
+
+def _empty_outputs(
+    visual: Tensor, audio: Tensor, settings: Settings, with_index: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    b, d = audio.shape
+
+    def empty(*shape: int, needed: bool = True) -> Tensor:
+        return audio.new_empty(shape if needed else 0, dtype=compute_dtype(visual, audio))
+
+    return (
+        empty(len(settings.terms), b),
+        empty(b, b, needed=settings.needs_logits),
+        _rows.empty_index(visual, b, with_index),
+        empty(len(_adjacency.LSES), b),
+        empty(len(_adjacency.INNER), b),
+        empty(b, d, needed=settings.needs_pooled),
+        empty(b, d, needed="tne" in settings.terms),
+    )
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+    raise RuntimeError(
+        "the blockwise backend has no second derivative; use backend='dense' for double backward"
+    )
+
+
+_max_similarity_backward.register_autograd(_no_second_derivative)
+_contrast_backward.register_autograd(_no_second_derivative)
