@@ -28,7 +28,7 @@ def check_temperature(temperature: float | Tensor, *, read_tensor: bool = False)
             )
         if not read_tensor or temperature.is_meta:
             return
-        temperature = float(temperature)
+        temperature = temperature.item()
     check_number("temperature", temperature)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
@@ -38,7 +38,7 @@ def check_number(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite real number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         raise ValueError(f"{name} must be finite, got {value!r}")
 
 

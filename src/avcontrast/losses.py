@@ -497,5 +497,5 @@ def _describe(module: Loss) -> str:
     temperature = module.temperature
     shown = {"temperature": temperature, **_settings(module)}
     if isinstance(temperature, Tensor):
-        shown["temperature"] = f"{float(temperature):g}, learnable={temperature.requires_grad}"
+        shown["temperature"] = f"{temperature.item():g}, learnable={temperature.requires_grad}"
     return ", ".join(f"{name}={value}" for name, value in shown.items())

@@ -8,9 +8,10 @@ A term is the row-wise L1 distance of two softmax matrices, Q and T:
 
 With s = sgn(Q - T), the gradient of a row of |Q - T| is Q (s - <s, Q>) for the logits of Q and
 -T (s - <s, T>) for those of T. So the backward pass makes the matrices anew and needs, beside
-them, one log-sum-exp a row and matrix, and two inner products a row and term. Gram matrices are
-symmetric: with G = Y Y^T / tau the features get (dG + dG^T) Y / tau, to which each block of rows
-of dG, or of its transpose, adds its part.
+them, how each row was scaled, and two inner products a row and term. A row is scaled by its
+maximum and the sum of exponentials below it: one log-sum-exp would lose digits, logits being
+large. Gram matrices are symmetric: with G = Y Y^T / tau the features get (dG + dG^T) Y / tau, to
+which each block of rows of dG, or of its transpose, adds its part.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PAIRS = {
     "tne": ("audio", "sources"),
 }
 GRAMS = ("audio", "pooled", "sources")
-LSES = ("visual_to_audio", "audio_to_visual", *GRAMS)
+SOFTMAXES = ("visual_to_audio", "audio_to_visual", *GRAMS)
 INNER = tuple((term, side) for term in PAIRS for side in ("left", "right"))
 
 
@@ -38,15 +39,25 @@ class Matrices(NamedTuple):
 
     logits: Tensor
     features: dict[str, Tensor]
-    lse: Tensor
+    scales: Tensor
     tau: Tensor
     anchor: str
 
-    def lse_of(self, name: str) -> Tensor:
-        """Return the log-sum-exp of each row of a softmax matrix.  [b]."""
+    def scale(self, name: str) -> Tensor:
+        """Return the maximum and the sum of exponentials of each row of a softmax.  [2, b]."""
         if name == "match":
             name = "visual_to_audio" if self.anchor == "visual" else "audio_to_visual"
-        return self.lse[LSES.index(name)]
+        return self.scales[SOFTMAXES.index(name)]
+
+    def softmax(self, name: str, scores: Tensor, block: slice, *, by_column: bool) -> Tensor:
+        """Return the softmax of a block of rows, whose own rows may lie in columns.  [r, b]."""
+        highest, total = (_along(vector, block, by_column) for vector in self.scale(name).unbind())
+        return (scores - highest).exp_().div_(total)
+
+    def cross_entropy(self, direction: str) -> Tensor:
+        """Return minus the log-probability of each positive.  [b]."""
+        highest, total = self.scale(direction).unbind()
+        return total.log() + (highest - self.logits.diagonal())
 
     def gram(self, name: str, rows: slice) -> Tensor:
         """Return rows of a Gram matrix over the temperature.  [r, b]."""
@@ -60,40 +71,43 @@ def needed_grams(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in GRAMS if name in used)
 
 
-def log_sum_exp(logits: Tensor, dim: int) -> Tensor:
-    """Return ``logits.logsumexp(dim)`` of a square matrix without a second one of its size."""
+def measure(logits: Tensor, dim: int) -> Tensor:
+    """Return the scale of a softmax over ``dim`` of a square matrix.  [2, b]."""
     size = logits.shape[0]
-    parts = [
-        logits.narrow(1 - dim, block.start, block.stop - block.start).logsumexp(dim)
-        for block in blocks(size, 4 * size * logits.element_size())
-    ]
-    return torch.cat(parts)
+    scale = logits.new_empty(2, size)
+    for block in blocks(size, 4 * size * logits.element_size()):
+        part = logits[block] if dim == 1 else logits[:, block]
+        highest = part.amax(dim, keepdim=True)
+        scale[0, block] = highest.flatten()
+        scale[1, block] = (part - highest).exp_().sum(dim)
+    return scale
 
 
 def forward(matrices: Matrices, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:
     """Return the adjacency terms, [b] each, and the inner products of ``INNER``.
 
-    Fills in the log-sum-exps of the Gram matrices.
+    Fills in the scales of the Gram matrices.
     """
-    b = matrices.lse.shape[1]
+    b = matrices.scales.shape[-1]
     terms = [term for term in settings.terms if term in PAIRS]
-    values = {term: matrices.lse.new_empty(b) for term in terms}
-    inner = matrices.lse.new_zeros(len(INNER), b)
+    values = {term: matrices.scales.new_empty(b) for term in terms}
+    inner = matrices.scales.new_zeros(len(INNER), b)
     for rows in blocks(b, 8 * b * inner.element_size()):
         softmax = {}
         for name in needed_grams(settings):
             gram = matrices.gram(name, rows)
-            lse = torch.logsumexp(gram, 1)
-            matrices.lse_of(name)[rows] = lse
-            softmax[name] = gram.sub_(lse[:, None]).exp_()
+            highest, total = matrices.scale(name)[:, rows, None]
+            torch.amax(gram, 1, keepdim=True, out=highest)
+            torch.sum(gram.sub_(highest).exp_(), 1, keepdim=True, out=total)
+            softmax[name] = gram.div_(total)
         if settings.suppresses:
             logits = matrices.logits
             scores = logits[rows] if settings.anchor == "visual" else logits[:, rows].T
-            softmax["match"] = (scores - matrices.lse_of("match")[rows, None]).exp_()
+            softmax["match"] = matrices.softmax("match", scores, rows, by_column=False)
         for term in terms:
             left, right = (softmax[name] for name in PAIRS[term])
             gap = left - right
-            values[term][rows] = torch.linalg.vector_norm(gap, ord=1, dim=1)
+            values[term][rows] = gap.abs().sum(1)
             sign = gap.sign_()
             inner[INNER.index((term, "left")), rows] = torch.linalg.vecdot(sign, left)
             inner[INNER.index((term, "right")), rows] = torch.linalg.vecdot(sign, right)
@@ -122,7 +136,7 @@ def backward(
     wanted: tuple[str, ...],
 ) -> AdjacencyGradient:
     """Return the gradients of the features named in ``wanted``, and the signs that dL will need."""
-    b = matrices.lse.shape[1]
+    b = matrices.scales.shape[-1]
     terms = [term for term in settings.terms if term in PAIRS]
     names = needed_grams(settings)
     result = AdjacencyGradient(
@@ -164,24 +178,21 @@ def _term_backward(
     handled transposed as a whole, which costs nothing since the Gram matrices are symmetric.
     """
     by_column = term != "tne" and matrices.anchor == "audio"
-
-    def along(vector: Tensor) -> Tensor:
-        return vector[None, :] if by_column else vector[rows, None]
-
     left_name, right_name = PAIRS[term]
-    left = (grams[left_name] - along(matrices.lse_of(left_name))).exp_()
     right_scores = matrices.logits[rows] if right_name == "match" else grams[right_name]
-    right = (right_scores - along(matrices.lse_of(right_name))).exp_()
+    left = matrices.softmax(left_name, grams[left_name], rows, by_column=by_column)
+    right = matrices.softmax(right_name, right_scores, rows, by_column=by_column)
     sign = (left - right).sign_()
     if right_name == "match":
         signs[term][rows] = sign.to(torch.int8)
+    grad = _along(grad, rows, by_column)
     left_inner, right_inner = (
-        along(inner[INNER.index((term, side))]) for side in ("left", "right")
+        _along(inner[INNER.index((term, side))], rows, by_column) for side in ("left", "right")
     )
     result = {}
     if right_name != "match":
-        result[right_name] = right.mul_(right_inner - sign).mul_(along(grad))
-    result[left_name] = left.mul_(sign.sub_(left_inner)).mul_(along(grad))
+        result[right_name] = right.mul_(right_inner - sign).mul_(grad)
+    result[left_name] = left.mul_(sign.sub_(left_inner)).mul_(grad)
     return result
 
 
@@ -195,23 +206,23 @@ def logits_backward(
     """Return the gradient of all terms with respect to a block of rows of the logits.  [r, b]."""
     logits = matrices.logits[rows]
     result = torch.zeros_like(logits)
-    own = result.diagonal(rows.start)
     for direction in ("visual_to_audio", "audio_to_visual"):
         by_column = direction == "audio_to_visual"
-        suppress = signs if by_column == (matrices.anchor == "audio") else {}
-        if direction not in grads and not suppress:
+        anchored = signs if by_column == (matrices.anchor == "audio") else {}
+        if direction not in grads and not anchored:
             continue
-
-        def along(vector: Tensor, by_column: bool = by_column) -> Tensor:
-            return vector[None, :] if by_column else vector[rows, None]
-
-        coefficient = torch.zeros_like(logits)
+        softmax = matrices.softmax(direction, logits, rows, by_column=by_column)
+        for term, sign in anchored.items():
+            right_inner = _along(inner[INNER.index((term, "right"))], rows, by_column)
+            grad = _along(grads[term], rows, by_column)
+            result.addcmul_((right_inner - sign[rows]).mul_(softmax), grad)
         if direction in grads:
-            coefficient += along(grads[direction])
-            own -= grads[direction][rows]
-        for term, sign in signs.items() if suppress else ():
-            right_inner = along(inner[INNER.index((term, "right"))])
-            coefficient.addcmul_(right_inner - sign[rows], along(grads[term]))
-        softmax = (logits - along(matrices.lse_of(direction))).exp_()
-        result.addcmul_(softmax, coefficient)
+            # P - I first: exact where P is almost 1, when what remains of the gradient is small.
+            softmax.diagonal(rows.start).sub_(1)
+            result.addcmul_(softmax, _along(grads[direction], rows, by_column))
     return result
+
+
+def _along(vector: Tensor, rows: slice, by_column: bool) -> Tensor:
+    """Lay one number a row out so that it meets a block of rows, or of their transposes."""
+    return vector[None, :] if by_column else vector[rows, None]

@@ -106,10 +106,13 @@ def _max_similarity_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tenso
     visual, audio, ctx.normalize, _ = inputs
     _, index = output
     ctx.mark_non_differentiable(index)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(visual, audio, index)
 
 
-def _max_similarity_grad(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _max_similarity_grad(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None, None
     need_visual, need_audio, *_ = ctx.needs_input_grad
     grad_visual, grad_audio = _max_similarity_backward(
         grad, *ctx.saved_tensors, ctx.normalize, need_visual, need_audio
@@ -142,7 +145,7 @@ def _contrast(
         tau = temperature.to(dtype)
         vectors, _ = _rows.unit_rows(audio, dtype, normalize)
         outputs = _empty_outputs(visual, audio, settings, with_index)
-        values, logits, index, lse, inner, pooled, sources = outputs
+        values, logits, index, scales, inner, pooled, sources = outputs
         for block in _rows.forward_blocks(visual, vectors):
             rows, _ = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_pooled:
@@ -159,16 +162,13 @@ def _contrast(
                 sources[block] = (shares[:, None] @ rows).squeeze(1).div_(rows.shape[1])
 
         if settings.needs_logits:
-            for direction, dim in (("visual_to_audio", 1), ("audio_to_visual", 0)):
-                lse[_adjacency.LSES.index(direction)] = _adjacency.log_sum_exp(logits, dim)
+            scales[0] = _adjacency.measure(logits, 1)
+            scales[1] = _adjacency.measure(logits, 0)
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
-        matrices = _adjacency.Matrices(logits, features, lse, tau, anchor)
+        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
         adjacency, inner[:] = _adjacency.forward(matrices, settings)
         for row, term in enumerate(settings.terms):
-            if term in adjacency:
-                values[row] = adjacency[term]
-            else:
-                values[row] = matrices.lse_of(term) - logits.diagonal()
+            values[row] = adjacency[term] if term in adjacency else matrices.cross_entropy(term)
         return outputs
 
 
@@ -198,7 +198,7 @@ def _contrast_backward(
     temperature: Tensor,
     logits: Tensor,
     index: Tensor,
-    lse: Tensor,
+    scales: Tensor,
     inner: Tensor,
     pooled: Tensor,
     sources: Tensor,
@@ -222,8 +222,10 @@ def _contrast_backward(
         vectors, scale = _rows.unit_rows(audio, dtype, normalize)
         grads = dict(zip(settings.terms, grad.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
-        matrices = _adjacency.Matrices(logits, features, lse, tau, anchor)
-        wanted = ("audio",) * need_audio + ("pooled", "sources") * need_visual
+        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
+        wanted = ("audio",) * need_audio + ("pooled",) * need_visual
+        if need_visual or mask == "soft":
+            wanted += ("sources",)
         adjacency = _adjacency.backward(grads, matrices, inner, settings, wanted)
         grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
         grad_tau = adjacency.temperature
@@ -280,7 +282,7 @@ def _(
     temperature: Tensor,
     logits: Tensor,
     index: Tensor,
-    lse: Tensor,
+    scales: Tensor,
     inner: Tensor,
     pooled: Tensor,
     sources: Tensor,
@@ -306,14 +308,17 @@ def _contrast_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     visual, audio, temperature, *ctx.options, _ = inputs
     _, *kept = output
     ctx.mark_non_differentiable(*kept)
+    ctx.set_materialize_grads(False)  # else zeros as large as the logits are made for them
     ctx.save_for_backward(visual, audio, temperature, *kept)
 
 
-def _contrast_grad(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _contrast_grad(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
     needed = ctx.needs_input_grad[:3]
     grads = _contrast_backward(grad, *ctx.saved_tensors, *ctx.options, *needed)
-    no_grad_options = [None] * (len(ctx.options) + 1)
-    return (*(g if need else None for g, need in zip(grads, needed, strict=True)), *no_grad_options)
+    given = (grad if need else None for grad, need in zip(grads, needed, strict=True))
+    return *given, *[None] * (len(ctx.needs_input_grad) - 3)
 
 
 _contrast.register_autograd(_contrast_grad, setup_context=_contrast_setup)
@@ -335,7 +340,7 @@ def _empty_outputs(
         empty(len(settings.terms), b),
         empty(b, b, needed=settings.needs_logits),
         _rows.empty_index(visual, b, with_index),
-        empty(len(_adjacency.LSES), b),
+        empty(len(_adjacency.SOFTMAXES), 2, b).zero_(),
         empty(len(_adjacency.INNER), b),
         empty(b, d, needed=settings.needs_pooled),
         empty(b, d, needed="tne" in settings.terms),

@@ -36,8 +36,8 @@ def contrast(
             similarity = einsum(visual, audio, "n d p, m d -> n m p")
             best = similarity.max(-1).values if settings.pooling == "max" else similarity.mean(-1)
             logits = best / tau
-            values["visual_to_audio"] = logits.logsumexp(1) - logits.diagonal()
-            values["audio_to_visual"] = logits.logsumexp(0) - logits.diagonal()
+            values["visual_to_audio"] = -logits.log_softmax(1).diagonal()
+            values["audio_to_visual"] = -logits.log_softmax(0).diagonal()
 
         if settings.suppresses:
             match = (logits if settings.anchor == "visual" else logits.T).softmax(1)

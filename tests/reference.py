@@ -1,0 +1,111 @@
+"""The equations written out as loops over samples, in float64: what every backend must equal."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {
+    torch.float64: {"rtol": 1e-9, "atol": 1e-11},
+    torch.float32: {"rtol": 1e-4, "atol": 1e-5},
+}
+"""How far a result may be from the float64 reference, by the dtype it was computed in."""
+
+
+def unit(vector: Tensor) -> Tensor:
+    length = vector.pow(2).sum().sqrt()
+    return vector / length if length > 1e-12 else vector * 0
+
+
+def softmax(row: list[Tensor]) -> list[Tensor]:
+    largest = max(value.item() for value in row)
+    weights = [(value - largest).exp() for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def rows_of(features: list[Tensor], tau: Tensor | float) -> list[list[Tensor]]:
+    return [softmax([left @ right / tau for right in features]) for left in features]
+
+
+def distance(left: list[list[Tensor]], right: list[list[Tensor]]) -> Tensor:
+    """Mean over rows of the summed absolute differences."""
+    total = sum((a - b).abs() for row, other in zip(left, right) for a, b in zip(row, other))
+    return total / len(left)
+
+
+def fnac_terms(
+    visual: Tensor,
+    audio: Tensor,
+    tau: Tensor | float,
+    *,
+    normalize: bool = True,
+    pooling: str = "max",
+    threshold: float = 0.6,
+    mask: str = "hard",
+    anchor: str = "visual",
+) -> dict[str, Tensor]:
+    """Return info_nce and the three adjacency terms with rows summed ("batchmean")."""
+    b = len(visual)
+    scale = unit if normalize else (lambda vector: vector)
+    maps = [[scale(position) for position in image.flatten(1).T] for image in visual]
+    vectors = [scale(vector) for vector in audio]
+
+    def pooled(similarities: list[Tensor]) -> Tensor:
+        if pooling == "mean":
+            return sum(similarities) / len(similarities)
+        return max(similarities, key=lambda value: value.item())
+
+    logits = [[pooled([v @ a for v in image]) / tau for a in vectors] for image in maps]
+    columns = [[logits[n][m] for n in range(b)] for m in range(b)]
+    info_nce = (
+        sum(-softmax(logits[n])[n].log() - softmax(columns[n])[n].log() for n in range(b)) / b
+    )
+
+    match = [softmax(row) for row in (logits if anchor == "visual" else columns)]
+    audio_adjacency = rows_of(vectors, tau)
+    visual_adjacency = rows_of([sum(image) / len(image) for image in maps], tau)
+
+    sources = []
+    for image, vector in zip(maps, vectors):
+        own = [position @ vector / tau for position in image]
+        low = min(own, key=lambda value: value.item())
+        high = max(own, key=lambda value: value.item())
+        share = [(value - low) / (high - low + 1e-5) for value in own]
+        if mask == "hard":
+            share = [1.0 if value > threshold else 0.0 for value in share]
+        sources.append(sum(s * position for s, position in zip(share, image)) / len(image))
+
+    return {
+        "info_nce": info_nce,
+        "fns_audio": distance(audio_adjacency, match),
+        "fns_visual": distance(visual_adjacency, match),
+        "tne": distance(audio_adjacency, rows_of(sources, tau)),
+    }
+
+
+def features(
+    b: int,
+    d: int,
+    size: tuple[int, ...] = (7, 7),
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    aligned: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Return random features as leaves; ``aligned`` draws the positives together."""
+    generator = torch.Generator().manual_seed(seed)
+    audio = torch.randn(b, d, generator=generator, dtype=torch.float64)
+    visual = torch.randn(b, d, math.prod(size), generator=generator, dtype=torch.float64)
+    visual[:, :, 0] += aligned * audio
+    visual = visual.view(b, d, *size)
+    return visual.to(dtype).requires_grad_(), audio.to(dtype).requires_grad_()
+
+
+def gradients(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
+    """Return the gradients; zero for an input that the loss does not depend on."""
+    found = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return [
+        torch.zeros_like(tensor) if grad is None else grad for tensor, grad in zip(inputs, found)
+    ]

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from reference import TOLERANCE, features, gradients
+
+from avcontrast import FNACLoss, InfoNCE, TrueNegativeEnhancement, functional, ops
+from avcontrast.ops import _rows, blockwise
+
+BACKENDS = ("dense", "blockwise")
+CONTRAST_OPTIONS = {
+    "published": (
+        "visual_to_audio audio_to_visual fns_audio fns_visual tne",
+        True,
+        "max",
+        0.6,
+        "hard",
+        "visual",
+        False,
+    ),
+    "soft, audio anchor": ("fns_audio tne", False, "max", 0.6, "soft", "audio", True),
+    "mean pooling": ("visual_to_audio", True, "mean", 0.6, "hard", "visual", False),
+    "tne alone": ("tne", True, "max", 0.6, "hard", "visual", False),
+}
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    """Make every loop over blocks go round several times."""
+    monkeypatch.setattr(_rows, "BLOCK_BYTES", 4096)
+
+
+@pytest.mark.parametrize("options", CONTRAST_OPTIONS.values(), ids=CONTRAST_OPTIONS.keys())
+@pytest.mark.usefixtures("tiny_blocks")
+def test_opcheck_contrast(options):
+    visual, audio = features(5, 4, (2, 3))
+    temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    with_index = options[2] == "max" and options[0] != "tne"
+    torch.library.opcheck(blockwise._contrast, (visual, audio, temperature, *options, with_index))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.usefixtures("tiny_blocks")
+def test_opcheck_max_similarity(layout):
+    visual, audio = laid_out(layout)
+    audio = audio.detach()[:3].requires_grad_()
+    torch.library.opcheck(blockwise._max_similarity, (visual, audio, True, True))
+
+
+def laid_out(layout):
+    visual, audio = (x.detach() for x in features(6, 4, (3, 4)))
+    if layout == "channels_last":
+        visual = visual.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":
+        visual = torch.cat([visual, visual], dim=1)[:, ::2].flip(3).transpose(2, 3)
+        audio = audio.repeat_interleave(2, dim=1)[:, ::2]
+    return visual.requires_grad_(), audio.requires_grad_()
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "sliced"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_layout_does_not_matter(backend, layout):
+    visual, audio = laid_out(layout)
+    plain = visual.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    criterion = FNACLoss(0.2, backend=backend)
+    loss = criterion(visual, audio)
+    torch.testing.assert_close(loss, criterion(plain, audio))
+    found = gradients(loss, visual, audio)
+    wanted = gradients(criterion(plain, audio), plain, audio)
+    for left, right in zip(found, wanted):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("tiny_blocks")
+def test_gradcheck(backend):
+    visual, audio = features(4, 5, (2, 2))
+    tau = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def losses(visual, audio, tau):
+        parts = FNACLoss(tau, mask="soft", backend=backend).components(visual, audio)
+        return *parts, InfoNCE(tau, pooling="mean", backend=backend)(visual, audio)
+
+    assert torch.autograd.gradcheck(losses, (visual, audio, tau))
+    assert torch.autograd.gradcheck(
+        lambda v, a: functional.max_similarity(v, a[:3], backend=backend), (visual, audio)
+    )
+
+
+def test_double_backward_works_or_says_why_not():
+    visual, audio = features(4, 5, (2, 2))
+    for criterion in (
+        FNACLoss(0.5, backend="blockwise"),
+        lambda v, a: functional.max_similarity(v, a, backend="blockwise").sum(),
+    ):
+        (grad,) = torch.autograd.grad(criterion(visual, audio), visual, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivative; use backend='dense'"):
+            grad.square().sum().backward()
+    dense = InfoNCE(0.5, backend="dense")
+    assert torch.autograd.gradgradcheck(dense, (visual, audio))
+
+
+@pytest.mark.parametrize("needed", ["visual", "audio", "temperature"])
+@pytest.mark.parametrize("terms", ["fnac", "mean"])
+def test_only_the_gradients_that_are_needed(needed, terms, monkeypatch):
+    """The work for the others is not done, and what is left does not change."""
+    tensors = dict(zip(("visual", "audio"), (x.detach() for x in features(6, 5, (3, 3)))))
+    tensors["temperature"] = torch.tensor(0.3, dtype=torch.float64)
+
+    def loss(tensors):
+        tau = tensors["temperature"]
+        if terms == "fnac":
+            criterion = FNACLoss(tau, mask="soft", backend="blockwise")
+        else:
+            criterion = InfoNCE(tau, pooling="mean", backend="blockwise")
+        return criterion(tensors["visual"], tensors["audio"])
+
+    everything = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    wanted = dict(zip(everything, gradients(loss(everything), *everything.values())))
+
+    def never(*_args):
+        raise AssertionError("this gradient was not asked for")
+
+    if needed != "visual":
+        monkeypatch.setattr(_rows, "scatter_to_rows", never)
+        monkeypatch.setattr(_rows, "store_map", never)
+    if needed != "audio":
+        monkeypatch.setattr(_rows, "gather_from_rows", never)
+    leaf = tensors[needed].requires_grad_()
+    (found,) = gradients(loss(tensors), leaf)
+    torch.testing.assert_close(found, wanted[needed], **TOLERANCE[torch.float64])
+
+
+def test_no_position_is_kept_without_gradients(monkeypatch):
+    kept = []
+    best_positions = _rows.best_positions
+
+    def spy(rows, audio, with_index):
+        kept.append(with_index)
+        return best_positions(rows, audio, with_index)
+
+    monkeypatch.setattr(_rows, "best_positions", spy)
+    visual, audio = features(6, 5, (3, 3))
+    criterion = FNACLoss(backend="blockwise")
+    with torch.no_grad():
+        without = criterion(visual, audio)
+    assert torch.equal(without, criterion(visual, audio).detach())
+    assert kept == [False, True]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ties_go_to_the_first_position(backend):
+    visual = torch.ones(1, 2, 1, 3, requires_grad=True)
+    audio = torch.ones(1, 2)
+    best = functional.max_similarity(visual, audio, normalize=False, backend=backend)
+    best.sum().backward()
+    assert torch.equal(visual.grad[0, :, 0], torch.tensor([[1.0, 0, 0], [1.0, 0, 0]]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (14, 14), (17, 16)])
+@pytest.mark.parametrize("b", [1, 2, 63, 65])
+def test_ragged_sizes(b, size):
+    visual, audio = features(b, 6, size, dtype=torch.float64)
+    results = []
+    for backend in BACKENDS:
+        loss = FNACLoss(0.1, backend=backend)(visual, audio)
+        results.append([loss, *gradients(loss, visual, audio)])
+    for found, wanted in zip(*results):
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_more_images_than_audios():
+    visual, audio = (x.detach() for x in features(7, 5, (3, 3)))
+    dense, streamed = (
+        functional.max_similarity(visual, audio[:2], backend=backend) for backend in BACKENDS
+    )
+    assert dense.shape == (7, 2)
+    torch.testing.assert_close(streamed, dense)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [FNACLoss, InfoNCE, TrueNegativeEnhancement])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # inductor calls what torch deprecates
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_equals_eager(backend, loss):
+    torch.compiler.reset()
+    visual, audio = features(16, 8, dtype=torch.float32, aligned=2.0)
+    criterion = loss(backend=backend)
+    compiled = torch.compile(criterion, fullgraph=True)
+    for _ in range(2):
+        found, wanted = compiled(visual, audio), criterion(visual, audio)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+        for left, right in zip(gradients(found, visual, audio), gradients(wanted, visual, audio)):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_traced_blockwise_equals_eager_bit_for_bit():
+    torch.compiler.reset()
+    temperature = torch.tensor(0.05, requires_grad=True)
+    criterion = FNACLoss(temperature, backend="blockwise")
+    traced = torch.compile(criterion, fullgraph=True, backend="aot_eager", dynamic=True)
+    for b in (16, 11):
+        inputs = (*features(b, 8, dtype=torch.float32), temperature)
+        found, wanted = (run(*inputs[:2]) for run in (traced, criterion))
+        assert torch.equal(found, wanted)
+        for left, right in zip(gradients(found, *inputs), gradients(wanted, *inputs)):
+            assert torch.equal(left, right)
+
+
+def test_reasons_and_selection():
+    visual, audio = features(4, 5, (2, 2))
+    assert ops.unsupported_reasons("dense", visual, audio) == []
+    assert ops.unsupported_reasons("blockwise", visual, audio) == []
+    assert ops.select_backend("blockwise", visual, audio) == "blockwise"
+    assert ops.select_backend("auto", visual, audio) == "dense"
+    big = torch.empty(512, 8, 7, 7, device="meta")
+    assert ops.select_backend("auto", big, torch.empty(512, 8, device="meta")) == "blockwise"
+    with pytest.raises(ValueError, match="backend must be one of 'triton', 'blockwise', 'dense'"):
+        ops.unsupported_reasons("cuda", visual, audio)
+    with pytest.raises(ValueError, match=r"backend must be one of 'auto', .*, got 'cuda'"):
+        ops.select_backend("cuda", visual, audio)
+    message = r"backend='triton' cannot run visual \(4, 5, 2, 2\) and audio \(4, 5\): .*CUDA"
+    with pytest.raises(ValueError, match=message):
+        FNACLoss(backend="triton")(visual, audio)
