@@ -56,7 +56,6 @@ def upsample(
     maps: Tensor,
     size: int | Sequence[int],
     mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
-    *,
     align_corners: bool = True,
 ) -> Tensor:
     """Resize localisation maps to the resolution of the ground truth.
@@ -103,7 +102,6 @@ def consensus_iou(
     maps: Tensor,
     gt_maps: Tensor,
     threshold: Literal["half", "area"] | float = "half",
-    *,
     inclusive: bool = True,
 ) -> Tensor:
     r"""Consensus intersection over union (cIoU) of each map with its ground truth.
@@ -332,7 +330,6 @@ def centre_disc(size: int | Sequence[int]) -> Tensor:
 def ciou_ceiling(
     gt_maps: Tensor,
     threshold: Literal["half", "area"] | float = "half",
-    *,
     inclusive: bool = True,
 ) -> Tensor:
     r"""Best cIoU that a map without ties can reach under a threshold rule.
@@ -442,7 +439,6 @@ def recall_at_k(
     similarity: Tensor,
     labels: Tensor | None = None,
     k: Iterable[int] = (1, 5, 10),
-    *,
     exclude_self: bool = False,
 ) -> dict[int, Tensor]:
     """Share of queries with a correct item among the k most similar ones.
