@@ -5,6 +5,7 @@ import pkgutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,12 @@ def test_version_is_the_installed_one():
         line for line in metadata.requires("avcontrast") if "extra ==" not in line
     )
     assert {part.split(">")[0] for part in requirements.split()} == {"torch", "einops", "numpy"}
+
+
+def test_the_example_of_the_readme_runs():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["loss"].isfinite()
+    assert names["visual_encoder"].weight.grad.abs().sum() > 0

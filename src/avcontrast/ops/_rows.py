@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from avcontrast.ops._settings import NORM_EPS, RANGE_EPS
+from avcontrast.ops._settings import NORM_EPS
 
 BLOCK_BYTES = 4 * 2**20
 """Temporary memory that one block may take; about what a core's caches serve well."""
@@ -112,19 +112,3 @@ def gather_from_rows(grad: Tensor, index: Tensor, rows: Tensor) -> Tensor:
 def _flat_rows(index: Tensor, positions: int) -> Tensor:
     first = torch.arange(index.shape[0], dtype=torch.int32, device=index.device) * positions
     return index.int() + first[:, None]
-
-
-def own_map(rows: Tensor, audio: Tensor, tau: Tensor) -> Tensor:
-    """Return the map of each image with its own audio, as logits.  [n, p]."""
-    return (rows @ audio[:, :, None]).squeeze(-1) / tau
-
-
-def soft_foreground_backward(grad: Tensor, logits: Tensor) -> Tensor:
-    """Return the gradient of the own map from that of its soft foreground.  [n, p]."""
-    low, lowest = logits.min(1, keepdim=True)
-    high, highest = logits.max(1, keepdim=True)
-    scale = 1 / (high - low + RANGE_EPS)
-    share = (logits - low) * scale
-    result = grad * scale
-    result.scatter_add_(1, lowest, (grad * (share - 1)).sum(1, keepdim=True) * scale)
-    return result.scatter_add_(1, highest, -(grad * share).sum(1, keepdim=True) * scale)

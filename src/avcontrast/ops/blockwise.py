@@ -1,9 +1,9 @@
 """Row-block streaming in PyTorch: any device, any dtype, never the b x b x p similarity.
 
 Two operators with their gradients. What they compute is in ``_rows`` (between the feature maps and
-the logits) and ``_adjacency`` (after the maximum); this file puts the pieces in order and tells
-PyTorch about them. Kept for the backward pass are the logits (4 bytes a pair in fp32), the
-position of each maximum (1 byte) and a few numbers a row.
+the logits), ``_sources`` and ``_adjacency`` (after the maximum); this file puts the pieces in order
+and tells PyTorch about them. Kept for the backward pass are the logits (4 bytes a pair in fp32),
+the position of each maximum (1 byte) and a few numbers a row.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avcontrast.ops import _adjacency, _rows
+from avcontrast.ops import _adjacency, _rows, _sources
 from avcontrast.ops._settings import Settings, compute_dtype
-from avcontrast.ops.dense import foreground
 
 
 def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
@@ -81,8 +80,7 @@ def _max_similarity_backward(
             if need_audio:
                 grad_vectors += _rows.gather_from_rows(grad[block], index[block], rows)
             if need_visual:
-                positions = rows.shape[1]
-                grad_rows = _rows.scatter_to_rows(grad[block], index[block], vectors, positions)
+                grad_rows = _rows.scatter_to_rows(grad[block], index[block], vectors, rows.shape[1])
                 grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scale, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
         grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, scale, normalize)
@@ -158,8 +156,7 @@ def _contrast(
             elif settings.needs_logits:
                 logits[block] = (pooled[block] @ vectors.T).div_(tau)
             if "tne" in settings.terms:
-                shares = foreground(_rows.own_map(rows, vectors[block], tau), threshold, mask)
-                sources[block] = (shares[:, None] @ rows).squeeze(1).div_(rows.shape[1])
+                sources[block] = _sources.forward(rows, vectors[block], tau, settings)
 
         if settings.needs_logits:
             scales[0] = _adjacency.measure(logits, 1)
@@ -223,46 +220,39 @@ def _contrast_backward(
         grads = dict(zip(settings.terms, grad.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
         matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
-        wanted = ("audio",) * need_audio + ("pooled",) * need_visual
-        if need_visual or mask == "soft":
-            wanted += ("sources",)
+        sources_matter = "tne" in settings.terms and (need_visual or mask == "soft")
+        wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter
         adjacency = _adjacency.backward(grads, matrices, inner, settings, wanted)
         grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
-        grad_tau = adjacency.temperature
+        grad_tau = adjacency.temperature / tau
         grad_visual = _empty_like_if(need_visual, visual)
 
         for block in _rows.backward_blocks(visual, vectors):
             rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
-            positions = rows.shape[1]
             grad_rows = torch.zeros_like(rows)
             if settings.needs_logits:
                 grad_logits = _adjacency.logits_backward(
                     grads, matrices, inner, adjacency.signs, block
-                )
+                ).div_(tau)
                 grad_tau += (grad_logits * logits[block]).sum()
-                grad_logits.div_(tau)
                 if not settings.needs_index:
                     grad_vectors.addmm_(grad_logits.T, pooled[block])
                     grad_pooled[block] += grad_logits @ vectors
                 elif need_audio:
                     grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
                 if settings.needs_index and need_visual:
-                    grad_rows = _rows.scatter_to_rows(grad_logits, index[block], vectors, positions)
-            if settings.needs_pooled:
-                grad_rows += grad_pooled[block, None] / positions
-            if "tne" in settings.terms:
-                own_map = _rows.own_map(rows, vectors[block], tau)
-                shares = foreground(own_map, threshold, mask)
-                grad_source = grad_sources[block] / positions
-                grad_rows.addcmul_(shares[:, :, None], grad_source[:, None])
-                if mask == "soft":
-                    grad_shares = (rows @ grad_source[:, :, None]).squeeze(-1)
-                    grad_map = _rows.soft_foreground_backward(grad_shares, own_map)
-                    grad_tau += (grad_map * own_map).sum()
-                    grad_map.div_(tau)
-                    grad_rows.addcmul_(grad_map[:, :, None], vectors[block, None])
-                    grad_vectors[block] += (grad_map[:, None] @ rows).squeeze(1)
+                    grad_rows = _rows.scatter_to_rows(
+                        grad_logits, index[block], vectors, rows.shape[1]
+                    )
+            if sources_matter:
+                grad_own_vectors, grad_own_tau = _sources.backward(
+                    grad_sources[block], rows, vectors[block], tau, settings, grad_rows
+                )
+                grad_vectors[block] += grad_own_vectors
+                grad_tau += grad_own_tau
             if need_visual:
+                if settings.needs_pooled:
+                    grad_rows += grad_pooled[block, None] / rows.shape[1]
                 grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scale, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
 
@@ -270,7 +260,7 @@ def _contrast_backward(
         return (
             grad_visual,
             grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0),
-            (-grad_tau / tau).to(temperature.dtype) if need_temperature else tau.new_empty(0),
+            (-grad_tau).to(temperature.dtype) if need_temperature else tau.new_empty(0),
         )
 
 
