@@ -57,12 +57,13 @@ def laid_out(layout):
     return visual.requires_grad_(), audio.requires_grad_()
 
 
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("layout", ["channels_last", "sliced"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_memory_layout_does_not_matter(backend, layout):
+def test_memory_layout_does_not_matter(backend, layout, normalize):
     visual, audio = laid_out(layout)
     plain = visual.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
-    criterion = FNACLoss(0.2, backend=backend)
+    criterion = FNACLoss(0.2, normalize=normalize, backend=backend)
     loss = criterion(visual, audio)
     torch.testing.assert_close(loss, criterion(plain, audio))
     found = gradients(loss, visual, audio)

@@ -35,7 +35,7 @@ def inverse_norm(features: Tensor) -> Tensor:
 
 def unit_rows(features: Tensor, dtype: torch.dtype, normalize: bool) -> tuple[Tensor, Tensor]:
     """Return ``features`` (..., d), at unit length if asked for, and their scales.  [..., 1]."""
-    rows = features.to(dtype)
+    rows = features.to(dtype, memory_format=torch.contiguous_format).contiguous()
     scale = inverse_norm(rows) if normalize else rows.new_ones(())
     return (rows * scale if normalize else rows), scale
 
@@ -52,9 +52,7 @@ def map_rows(
     visual: Tensor, block: slice, dtype: torch.dtype, normalize: bool
 ) -> tuple[Tensor, Tensor]:
     """Return a block of maps (b, d, h, w) as contiguous unit rows [n, p, d] and their scales."""
-    rows = visual[block].flatten(2).transpose(1, 2)
-    rows = rows.to(dtype, memory_format=torch.contiguous_format)
-    return unit_rows(rows.contiguous(), dtype, normalize)
+    return unit_rows(visual[block].flatten(2).transpose(1, 2), dtype, normalize)
 
 
 def store_map(rows: Tensor, visual: Tensor, block: slice) -> None:
