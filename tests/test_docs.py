@@ -192,6 +192,17 @@ def test_a_new_public_name_must_be_documented(
     assert "avcontrast.functional.brand_new" in conf.public_names((avcontrast.functional,))
 
 
+def test_options_on_the_training_page_exist() -> None:
+    from avscenes.options import LOSSES, build_parser
+
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"--[a-z][a-z-]+", build_parser().format_help()))
+    named = set(re.findall(r"--[a-z][a-z-]+", text)) - {"--help"}
+    assert len(named) > 10
+    assert named <= known
+    assert all(f"`{name}`" in text for name in LOSSES)
+
+
 def test_citation_is_of_this_version_and_of_the_paper() -> None:
     import yaml
 

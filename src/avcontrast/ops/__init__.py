@@ -16,12 +16,12 @@ from avcontrast.ops._settings import Settings, compute_dtype
 __all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
 
 BACKENDS = ("triton", "blockwise", "dense")
-"""Every backend, in the order in which ``"auto"`` considers them."""
+"""Every backend, in the order in which ``"auto"`` considers them for all but small inputs."""
 
 _MODULES = {"blockwise": blockwise, "dense": dense}
 
-SMALL_SIMILARITY_BYTES = 2**20
-"""Up to this size of the b x b x h x w similarity, ``dense`` is the faster one on a CPU."""
+SMALL_MAP_ELEMENTS = 2**17
+"""Up to this number of visual feature elements ``dense`` was the faster one on a CPU."""
 
 
 def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str]:
@@ -57,8 +57,8 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor) -> str:
     """Return the name of the backend that will run.
 
     Args:
-        backend: one of ``BACKENDS``, or ``"auto"`` for the first of them that can run and is not
-            slower than ``dense`` at this size.
+        backend: one of ``BACKENDS``, or ``"auto"``: ``dense`` for small inputs, where it is the
+            faster one, and otherwise the first of ``BACKENDS`` that can run.
         visual: visual features, (n, d, h, w) or (n, d).
         audio: audio features, (m, d).
 
@@ -76,9 +76,7 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor) -> str:
     """
     check_choice("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
-        positions = visual[0, 0].numel()
-        pairs = visual.shape[0] * audio.shape[0]
-        if pairs * positions * compute_dtype(visual, audio).itemsize <= SMALL_SIMILARITY_BYTES:
+        if visual.numel() <= SMALL_MAP_ELEMENTS:
             return "dense"
         return next(name for name in BACKENDS if not unsupported_reasons(name, visual, audio))
     reasons = unsupported_reasons(backend, visual, audio)

@@ -16,8 +16,9 @@ from torch.nn.functional import embedding_bag
 
 from avcontrast.ops._settings import NORM_EPS
 
-BLOCK_BYTES = 4 * 2**20
-"""Temporary memory that one block may take; about what a core's caches serve well."""
+BLOCK_BYTES = 2 * 2**20
+"""Temporary memory that one block may take, by measurement on a CPU: with more, small batches lose
+time to memory that goes back to the system between blocks; with less, large products slow down."""
 
 
 def blocks(count: int, bytes_each: int) -> Iterator[slice]:
@@ -35,9 +36,9 @@ def inverse_norm(features: Tensor) -> Tensor:
 
 def unit_rows(features: Tensor, dtype: torch.dtype, normalize: bool) -> tuple[Tensor, Tensor]:
     """Return ``features`` (..., d), at unit length if asked for, and their scales.  [..., 1]."""
-    rows = features.to(dtype, memory_format=torch.contiguous_format).contiguous()
+    rows = features.to(dtype, copy=True, memory_format=torch.contiguous_format)
     scale = inverse_norm(rows) if normalize else rows.new_ones(())
-    return (rows * scale if normalize else rows), scale
+    return rows.mul_(scale), scale
 
 
 def unit_rows_backward(grad: Tensor, rows: Tensor, scale: Tensor, normalize: bool) -> Tensor:
@@ -55,9 +56,18 @@ def map_rows(
     return unit_rows(visual[block].flatten(2).transpose(1, 2), dtype, normalize)
 
 
-def store_map(rows: Tensor, visual: Tensor, block: slice) -> None:
-    """Write rows [n, p, d] into a block of maps (b, d, h, w)."""
-    visual[block] = rows.transpose(1, 2).reshape(visual[block].shape)
+def empty_maps(visual: Tensor) -> Tensor:
+    """Return room for the gradient of ``visual``, channels-last if that is its layout."""
+    last = visual.is_contiguous(memory_format=torch.channels_last) and not visual.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty_like(visual, memory_format=layout)
+
+
+def store_map(rows: Tensor, maps: Tensor, block: slice) -> None:
+    """Write rows [n, p, d] into a block of maps (b, d, h, w) made by :func:`empty_maps`."""
+    # One image at a time: PyTorch tiles the transpose of a matrix, not that of a batch.
+    for image, row in zip(maps[block].flatten(2).unbind(), rows.unbind(), strict=True):
+        image.copy_(row.T)
 
 
 def forward_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:

@@ -15,7 +15,8 @@ from avcontrast.ops.dense import foreground
 
 def own_map(rows: Tensor, audio: Tensor, tau: Tensor) -> Tensor:
     """Return the map of each image with its own audio, as logits.  [n, p]."""
-    return (rows @ audio[:, :, None]).squeeze(-1) / tau
+    similarity: Tensor = torch.linalg.vecdot(rows, audio[:, None])
+    return similarity.div_(tau)
 
 
 def forward(rows: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
@@ -37,7 +38,7 @@ def backward(
     grad_rows.addcmul_(shares[:, :, None], grad[:, None])
     if settings.mask == "hard":
         return torch.zeros_like(audio), grad.new_zeros(())
-    grad_logits = _scaled_backward((rows @ grad[:, :, None]).squeeze(-1), logits)
+    grad_logits = _scaled_backward(torch.linalg.vecdot(rows, grad[:, None]), logits)
     grad_map = grad_logits / tau
     grad_rows.addcmul_(grad_map[:, :, None], audio[:, None])
     return (grad_map[:, None] @ rows).squeeze(1), (grad_map * logits).sum()

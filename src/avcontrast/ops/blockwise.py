@@ -73,7 +73,7 @@ def _max_similarity_backward(
     with torch.autocast(visual.device.type, enabled=False):
         dtype = compute_dtype(visual, audio)
         vectors, scale = _rows.unit_rows(audio, dtype, normalize)
-        grad_visual = _empty_like_if(need_visual, visual)
+        grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
         for block in _rows.backward_blocks(visual, vectors):
             rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
@@ -97,7 +97,7 @@ def _(
     need_visual: bool,
     need_audio: bool,
 ) -> tuple[Tensor, Tensor]:
-    return _empty_like_if(need_visual, visual), _empty_like_if(need_audio, audio)
+    return _empty_maps_if(need_visual, visual), _empty_like_if(need_audio, audio)
 
 
 def _max_similarity_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -225,7 +225,7 @@ def _contrast_backward(
         adjacency = _adjacency.backward(grads, matrices, inner, settings, wanted)
         grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
         grad_tau = adjacency.temperature / tau
-        grad_visual = _empty_like_if(need_visual, visual)
+        grad_visual = _empty_maps_if(need_visual, visual)
 
         for block in _rows.backward_blocks(visual, vectors):
             rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
@@ -288,7 +288,7 @@ def _(
     need_temperature: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        _empty_like_if(need_visual, visual),
+        _empty_maps_if(need_visual, visual),
         _empty_like_if(need_audio, audio),
         _empty_like_if(need_temperature, temperature),
     )
@@ -312,6 +312,10 @@ def _contrast_grad(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
 
 
 _contrast.register_autograd(_contrast_grad, setup_context=_contrast_setup)
+
+
+def _empty_maps_if(needed: bool, visual: Tensor) -> Tensor:
+    return _rows.empty_maps(visual) if needed else visual.new_empty(0)
 
 
 def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
