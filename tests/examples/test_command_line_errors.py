@@ -1,0 +1,201 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import train_fnac
+
+
+def fail(capsys, *options):
+    """Run with options that are wrong and return the one line that it prints."""
+    try:
+        status = train_fnac.main([str(option) for option in options])
+    except SystemExit as stop:
+        status = stop.code
+    printed = capsys.readouterr()
+    assert status == 2
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("train_fnac.py: error: ")
+    return lines[0].removeprefix("train_fnac.py: error: ")
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    """Check that a mistake leaves nothing behind: no run folder, no file."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "-3"], "argument --epochs: must be a whole number of at least 1, got '-3'"),
+        (["--epochs", "2.5"], "argument --epochs: must be a whole number of at least 1, got '2.5'"),
+        (["--warmup-epochs", "-1"], "--warmup-epochs: must be a whole number of at least 0"),
+        (["--batch-size", "0"], "--batch-size: must be a whole number of at least 1, got '0'"),
+        (["--temperature", "0"], "--temperature: must be a number above 0, got '0'"),
+        (["--temperature", "nan"], "--temperature: must be a number above 0, got 'nan'"),
+        (["--tne-weight", "-1"], "--tne-weight: must be a number of at least 0, got '-1'"),
+        (["--image-dropout", "1"], "--image-dropout: must be at least 0 and below 1, got '1'"),
+        (["--threshold", "1.2"], "--threshold: must be at least 0 and below 1, got '1.2'"),
+        (["--lr", "fast"], "--lr: must be a number above 0, got 'fast'"),
+        (["--loss", "clip"], "argument --loss: invalid choice: 'clip'"),
+        (["--dataset", "imagenet"], "argument --dataset: invalid choice: 'imagenet'"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        (["--train-size", "100"], "--batch-size 128 is larger than --train-size 100"),
+        (["--batch-size", "513"], "--batch-size 513 is larger than --train-size 512"),
+        (["--train-list", "a.txt"], "--train-list needs --dataset vggsound"),
+        (["--dataset", "vggsound"], "--dataset vggsound needs --data-root"),
+        (["--image-weights", "w.pth"], "--image-weights needs --encoder resnet18"),
+        (["--resume"], "--resume: there is no readable runs/synthetic-fnac-seed0/config.json"),
+        (["--precision", "8-bit"], "--precision, --accelerator or --devices: "),
+        (["--accelerator", "abacus"], "--precision, --accelerator or --devices: "),
+    ],
+)
+def test_mistakes_are_named_in_one_line(capsys, options, message):
+    assert message in fail(capsys, *options)
+
+
+def test_the_script_itself_leaves_with_status_2_and_one_line():
+    result = subprocess.run(
+        [sys.executable, train_fnac.__file__, "--epochs", "-1"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "train_fnac.py: error: argument --epochs: must be a whole number of at least 1, got '-1'\n"
+    )
+
+
+def test_image_weights_that_are_none(capsys, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    options = ["--encoder", "resnet18", "--image-weights"]
+    message = fail(capsys, *options, tmp_path / "w.pth")
+    assert "is not a ResNet-18 with torchvision's names" in message
+    assert "cannot read" in fail(capsys, *options, tmp_path / "missing.pth")
+
+
+def test_a_config_that_is_no_config(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    message = fail(capsys, "--resume", "--output-dir", tmp_path)
+    assert f"there is no readable {tmp_path}/config.json" in message
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {"dataset": "synthetic"}}))
+    message = fail(capsys, "--resume", "--output-dir", tmp_path)
+    assert "is from another version; it differs in" in message
+
+
+@pytest.fixture
+def clips(tmp_path, make_clip):
+    """A complete VGG-Sound layout, as options; tests take one thing away."""
+    for clip in range(6):
+        make_clip(tmp_path / "train", f"train{clip}", size=(32, 32))
+    for clip in range(2):
+        make_clip(tmp_path / "test", f"test{clip}", size=(32, 32))
+    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(6)))
+    (tmp_path / "test.csv").write_text("test0\ntest1\n")
+    entries = [{"file": f"test{c}", "class": "dog", "bbox": [[0, 0, 1, 1]]} for c in range(2)]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    return {
+        "--dataset": "vggsound",
+        "--encoder": "small",
+        "--data-root": tmp_path / "train",
+        "--train-list": tmp_path / "train.txt",
+        "--test-root": tmp_path / "test",
+        "--test-list": tmp_path / "test.csv",
+        "--annotations": tmp_path / "vggss.json",
+        "--batch-size": 2,
+        "--validation-size": 2,
+        "--workers": 1,
+    }
+
+
+def fail_clips(capsys, clips, **changes):
+    options = {**clips, **{f"--{name.replace('_', '-')}": v for name, v in changes.items()}}
+    return fail(capsys, *(word for option in options.items() for word in option))
+
+
+@pytest.mark.parametrize("option", ["--data-root", "--test-root"])
+def test_missing_folders(capsys, clips, tmp_path, option):
+    name = option[2:].replace("-", "_")
+    message = fail_clips(capsys, clips, **{name: tmp_path / "nowhere"})
+    assert message == f"{option}: there is no folder {tmp_path}/nowhere"
+    (Path(tmp_path) / "bare" / "frames").mkdir(parents=True)
+    message = fail_clips(capsys, clips, **{name: tmp_path / "bare"})
+    assert message == f"{option}: there is no folder {tmp_path}/bare/audio"
+
+
+@pytest.mark.parametrize("option", ["--train-list", "--test-list"])
+def test_missing_and_empty_lists(capsys, clips, tmp_path, option):
+    name = option[2:].replace("-", "_")
+    message = fail_clips(capsys, clips, **{name: tmp_path / "none.txt"})
+    assert message == f"{option}: cannot read {tmp_path}/none.txt: No such file or directory"
+    (tmp_path / "blank.txt").write_text("\n \n")
+    message = fail_clips(capsys, clips, **{name: tmp_path / "blank.txt"})
+    assert message == f"{option}: {tmp_path}/blank.txt holds no ids"
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    message = fail_clips(capsys, clips, **{name: tmp_path / "binary.txt"})
+    assert message.startswith(f"{option}: cannot read {tmp_path}/binary.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not json", "--annotations: cannot read"),
+        ("{}", "must hold a list of clips"),
+        ("[]", "must hold a list of clips"),
+        ('[{"file": "test0"}]', "entry 0 of"),
+        ('[{"file": "test0", "class": "dog", "bbox": [[0, 0, 1]]}]', "entry 0 of"),
+        ('[{"file": "test0", "class": "dog", "bbox": [[0, 0, 1, NaN]]}]', "entry 0 of"),
+        ("[3]", "is not of the form"),
+    ],
+)
+def test_unreadable_annotations(capsys, clips, tmp_path, text, message):
+    (tmp_path / "vggss.json").write_text(text)
+    assert message in fail_clips(capsys, clips)
+
+
+def test_boxes_in_pixels(capsys, clips, tmp_path):
+    entries = [{"file": f"test{c}", "class": "dog", "bbox": [[20, 30, 90, 80]]} for c in range(2)]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    assert fail_clips(capsys, clips).startswith("--annotations: test0: ")
+
+
+def test_ids_without_files_and_without_annotation(capsys, clips, tmp_path):
+    (tmp_path / "train" / "frames" / "train1.jpg").unlink()
+    message = fail_clips(capsys, clips)
+    assert "1 of " in message
+    assert "more than --max-missing 0.05; first train1: no frame" in message
+    (tmp_path / "whole.txt").write_text("train0\ntrain2\ntrain3\ntrain4\n")
+    (tmp_path / "test.csv").write_text("test0\ntest1\nstranger\n")
+    message = fail_clips(capsys, clips, train_list=tmp_path / "whole.txt", max_missing=0.3)
+    assert "--test-list: 1 of 3 test clips cannot be used" in message
+    assert "first stranger: no entry in --annotations" in message
+
+
+def test_a_batch_larger_than_the_set(capsys, clips):
+    message = fail_clips(capsys, clips, batch_size=5)
+    assert message.startswith("--batch-size 5 is larger than the 4 clips of --train-list")
+
+
+def test_a_batch_larger_than_what_can_be_read(capsys, clips, tmp_path):
+    for path in (tmp_path / "train" / "frames").iterdir():
+        if path.stem not in ("train0", "train1"):
+            path.write_bytes(b"broken")
+    message = fail_clips(capsys, clips, max_missing=0.99, validation_size=1)
+    assert message == "--batch-size 2 is larger than the 1 readable clips of --train-list"
+
+
+def test_an_output_folder_that_cannot_be_made(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    message = fail(
+        capsys,
+        *["--train-size", 2, "--batch-size", 2, "--test-size", 12],
+        *["--validation-size", 2, "--output-dir", tmp_path / "file" / "run"],
+    )
+    assert message.endswith(f"{tmp_path}/file is no writable folder")

@@ -1,0 +1,225 @@
+import csv
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from avscenes.errors import UserError
+from avscenes.folders import (
+    ClipDataset,
+    Skipped,
+    augmented_frame,
+    check_clips,
+    frame_path,
+    load_frame,
+    load_wave,
+    plain_frame,
+    read_annotations,
+    read_ids,
+)
+from avscenes.sources import vggsound_data
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P", "1", "I;16"])
+def test_any_colour_mode_becomes_rgb(tmp_path, mode):
+    suffix = "jpg" if mode in ("RGB", "L", "CMYK") else "png"
+    path = tmp_path / f"image.{suffix}"
+    Image.new(mode, (40, 30)).save(path)
+    image = load_frame(path)
+    assert image.mode == "RGB"
+    assert image.size == (40, 30)
+
+
+def test_jpg_comes_before_png(tmp_path, make_clip):
+    make_clip(tmp_path, "both", suffix="png")
+    assert frame_path(tmp_path, "both").suffix == ".png"
+    make_clip(tmp_path, "both", suffix="jpg")
+    assert frame_path(tmp_path, "both").suffix == ".jpg"
+    with pytest.raises(FileNotFoundError, match=r"frames/none\.jpg or \.png"):
+        frame_path(tmp_path, "none")
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_rate_becomes_three_seconds_at_16_khz(tmp_path, rate, channels):
+    time = np.arange(5 * rate) / rate
+    wave = 0.5 * np.sin(2 * np.pi * 1_000 * time)
+    soundfile.write(tmp_path / "tone.wav", np.stack([wave] * channels, axis=1), rate)
+    result = load_wave(tmp_path / "tone.wav")
+    assert result.shape == (48_000,)
+    spectrum = torch.fft.rfft(result).abs()
+    assert spectrum.argmax().item() == 3_000
+    assert result[4_000:-4_000].square().mean().sqrt().item() == pytest.approx(0.3536, abs=0.01)
+
+
+def test_the_window_is_the_middle_of_the_clip(tmp_path):
+    wave = np.zeros(10 * 16_000)
+    wave[5 * 16_000] = 0.5
+    soundfile.write(tmp_path / "click.wav", wave, 16_000)
+    result = load_wave(tmp_path / "click.wav")
+    assert result.argmax().item() == int(1.5 * 16_000)
+
+
+def test_a_short_clip_is_repeated(tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(tmp_path / "short.wav", wave, 16_000, subtype="DOUBLE")
+    result = load_wave(tmp_path / "short.wav")
+    np.testing.assert_allclose(result.numpy(), np.tile(wave, 3))
+
+
+def test_channels_are_averaged_and_values_clipped(tmp_path):
+    wave = np.stack([np.full(48_000, 0.5), np.full(48_000, -0.1)], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", wave, 16_000, subtype="FLOAT")
+    assert load_wave(tmp_path / "stereo.wav").unique().tolist() == pytest.approx([0.2])
+    soundfile.write(tmp_path / "loud.wav", np.full(48_000, 3.0), 16_000, subtype="FLOAT")
+    assert load_wave(tmp_path / "loud.wav").unique().tolist() == [1.0]
+
+
+def test_clips_have_the_published_shapes_and_the_crop_is_seeded(tmp_path, make_clip):
+    make_clip(tmp_path, "a", size=(320, 180))
+    pairs = ClipDataset(tmp_path, ["a"], seed=0)
+    image, spectrogram = pairs[0]
+    assert image.shape == (3, 224, 224)
+    assert spectrogram.shape == (1, 257, 200)
+    assert spectrogram.dtype == torch.float32
+    first, again, other = pairs[1, 0], pairs[1, 0], pairs[2, 0]
+    assert first[0].shape == (3, 224, 224)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (10, 1_000), (224, 224)])
+def test_frames_of_any_size_are_normalised(size):
+    image = Image.new("RGB", size, (124, 116, 104))
+    for result in (plain_frame(image), augmented_frame(image, torch.Generator())):
+        assert result.shape == (3, 224, 224)
+        assert result.abs().max() < 0.02
+
+
+def test_unusable_clips_are_named_with_their_reason(tmp_path, make_clip):
+    for clip in ("good", "no-frame", "no-sound", "cut-frame", "text-sound", "empty", "infinite"):
+        make_clip(tmp_path, clip, size=(64, 64))
+    (tmp_path / "frames" / "no-frame.jpg").unlink()
+    (tmp_path / "audio" / "no-sound.wav").unlink()
+    frame = tmp_path / "frames" / "cut-frame.jpg"
+    frame.write_bytes(frame.read_bytes()[:400])
+    (tmp_path / "audio" / "text-sound.wav").write_text("no sound at all")
+    soundfile.write(tmp_path / "audio" / "empty.wav", np.zeros(0), 16_000)
+    soundfile.write(
+        tmp_path / "audio" / "infinite.wav", np.full(100, np.inf), 16_000, subtype="FLOAT"
+    )
+    clips = ["good", "no-frame", "no-sound", "cut-frame", "text-sound", "empty", "infinite"]
+    skipped = check_clips("train", tmp_path, clips, workers=2)
+    assert [entry.clip for entry in skipped] == clips[1:]
+    reasons = {entry.clip: entry.reason for entry in skipped}
+    assert reasons["no-frame"].startswith("no frame")
+    assert reasons["no-sound"].startswith("no sound")
+    assert "truncated" in reasons["cut-frame"].lower()
+    assert reasons["empty"] == "no samples"
+    assert reasons["infinite"] == "samples that are not finite"
+    assert all(reasons.values())
+    assert not any("\n" in reason for reason in reasons.values())
+
+
+def test_a_clip_that_breaks_later_stops_the_run_with_its_name(tmp_path, make_clip):
+    make_clip(tmp_path, "gone")
+    pairs = ClipDataset(tmp_path, ["gone"], seed=0)
+    (tmp_path / "audio" / "gone.wav").unlink()
+    with pytest.raises(RuntimeError, match=r"clip gone in .* is not any more"):
+        pairs[0]
+
+
+def test_lists_hold_one_id_a_line_or_in_the_first_column(tmp_path):
+    path = tmp_path / "ids.csv"
+    path.write_text("--8puiAGLhs_000030\n\n10007936344,0\r\n a_b \n--8puiAGLhs_000030\n")
+    assert read_ids("--test-list", path) == ["--8puiAGLhs_000030", "10007936344", "a_b"]
+
+
+def test_annotations_keep_every_box(tmp_path):
+    path = tmp_path / "vggss.json"
+    boxes = [[0.1, 0.2, 0.6, 0.9], [-2.88e16, 0.3, 0.98, 0.57]]
+    path.write_text(json.dumps([{"file": "x", "class": "dog, barking", "bbox": boxes}]))
+    annotations = read_annotations(path)
+    assert annotations["x"].class_name == "dog, barking"
+    assert annotations["x"].boxes == boxes
+
+
+@pytest.fixture
+def vggsound(tmp_path, make_clip):
+    for clip in range(12):
+        make_clip(tmp_path / "train", f"train{clip}", size=(32, 32))
+    for clip in range(4):
+        make_clip(tmp_path / "test", f"test{clip}", size=(32, 32), seconds=1)
+    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(12)))
+    (tmp_path / "test.csv").write_text("\n".join(f"test{clip}" for clip in range(4)))
+    entries = [
+        {"file": f"test{clip}", "class": "ab"[clip % 2], "bbox": [[0, 0, 0.5, 0.5]]}
+        for clip in range(4)
+    ]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    return Namespace(
+        data_root=str(tmp_path / "train"),
+        test_root=str(tmp_path / "test"),
+        train_list=str(tmp_path / "train.txt"),
+        test_list=str(tmp_path / "test.csv"),
+        annotations=str(tmp_path / "vggss.json"),
+        train_size=None,
+        validation_size=3,
+        test_size=None,
+        batch_size=2,
+        workers=1,
+        max_missing=0.2,
+        seed=0,
+    )
+
+
+def test_held_out_clips_are_no_training_clips(tmp_path, vggsound):
+    data, skipped = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    assert skipped == []
+    assert (data.train_size, data.validation_size) == (9, 3)
+    assert not set(data.train.clips) & set(data.validation.clips)
+    assert data.test.class_names == ["a", "b"]
+    assert data.test.labels.tolist() == [0, 1, 0, 1]
+    assert data.test.ground_truth([0]).sum().item() == 112 * 112
+
+
+def test_a_lost_clip_is_left_out_and_moves_no_other(tmp_path, vggsound):
+    before, _ = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    lost = before.train.clips[4]
+    (tmp_path / "train" / "audio" / f"{lost}.wav").unlink()
+    after, skipped = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    assert [(entry.split, entry.clip) for entry in skipped] == [("train", lost)]
+    assert after.train.clips == [clip for clip in before.train.clips if clip != lost]
+    assert after.validation.clips == before.validation.clips
+
+
+def test_a_known_list_of_left_out_clips_is_used_as_it_is(tmp_path, vggsound):
+    whole, _ = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    entry = Skipped("train", whole.train.clips[0], "was broken then")
+    with (tmp_path / "skipped.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([Skipped._fields, entry])
+    again, skipped = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    assert skipped == [entry]
+    assert again.train.clips == whole.train.clips[1:]
+
+
+def test_too_many_lost_clips_stop_the_run(tmp_path, vggsound):
+    for clip in range(4):
+        (tmp_path / "test" / "audio" / f"test{clip}.wav").unlink(missing_ok=clip > 1)
+    with pytest.raises(UserError, match=r"--test-list: 4 of 4 test clips .* first test0: no sound"):
+        vggsound_data(vggsound, tmp_path / "skipped.csv")
+
+
+def test_test_clips_in_the_training_list_are_counted(tmp_path, vggsound, make_clip):
+    make_clip(tmp_path / "test", "train3", size=(32, 32))
+    (tmp_path / "test.csv").write_text("test0\ntrain3\n")
+    entries = [{"file": clip, "class": "a", "bbox": []} for clip in ("test0", "train3")]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    data, _ = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    assert data.test_ids_in_training == 1
+    assert data.test.ground_truth([0, 1]).sum().item() == 0
