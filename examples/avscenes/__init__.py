@@ -1,0 +1,1 @@
+"""What `train_fnac.py` is made of: data, encoders, training module, evaluation and pictures."""

@@ -1,0 +1,172 @@
+"""Image and audio encoders: small ones for the synthetic scenes, ResNet-18 for real clips.
+
+`ResNet18` names its parameters as torchvision does, so that torchvision's published ImageNet
+weights load.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from avscenes.errors import UserError
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around a shortcut, as in ResNet-18."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b, channels, h, w] to [b, out_channels, h / stride, w / stride]."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        result: Tensor = self.relu(self.bn2(self.conv2(x)) + shortcut)
+        return result
+
+
+class SmallTrunk(nn.Sequential):
+    """Stem and three residual stages; 64 x 64 in, [64, 8, 8] out at `last_stride=1`."""
+
+    channels = 64
+
+    def __init__(self, in_channels: int, last_stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, 16, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(inplace=True),
+            ResidualBlock(16, 32, 2),
+            ResidualBlock(32, 64, 2),
+            ResidualBlock(64, 64, last_stride),
+        )
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 without its pooling and classifier; 224 x 224 in, [512, 7, 7] out."""
+
+    channels = 512
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(ResidualBlock(64, 64, 1), ResidualBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(ResidualBlock(64, 128, 2), ResidualBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(ResidualBlock(128, 256, 2), ResidualBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(ResidualBlock(256, 512, 2), ResidualBlock(512, 512, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b, in_channels, h, w] to [b, 512, h / 32, w / 32]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return result
+
+
+class VisualEncoder(nn.Module):
+    """A trunk, element-wise dropout and a 1 x 1 projection: images to a feature map."""
+
+    def __init__(self, trunk: SmallTrunk | ResNet18, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Conv2d(trunk.channels, dim, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [b, 3, height, width] to [b, dim, h, w]."""
+        features: Tensor = self.projection(self.dropout(self.trunk(images)))
+        return features
+
+
+class AudioEncoder(nn.Module):
+    """A trunk, the maximum over time and frequency and a linear projection: sounds to a vector."""
+
+    def __init__(self, trunk: SmallTrunk | ResNet18, dim: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.projection = nn.Linear(trunk.channels, dim)
+
+    def forward(self, spectrograms: Tensor) -> Tensor:
+        """Map [b, 1, frequencies, frames] to [b, dim]."""
+        features: Tensor = self.projection(self.trunk(spectrograms).amax(dim=(-2, -1)))
+        return features
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw weights as the released FNAC code does for its audio network and projections."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.01)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight, mean=1.0, std=0.02)
+            nn.init.zeros_(part.bias)
+
+
+def build_encoders(kind: str, image_dropout: float = 0.0) -> tuple[VisualEncoder, AudioEncoder]:
+    """Return freshly drawn encoders.
+
+    Args:
+        kind: `small` (128 dimensions; 64 x 64 images become 8 x 8 maps) or `resnet18` (512; 224 x
+            224 become 7 x 7).
+        image_dropout: Share of the image features that is dropped before the projection.
+    """
+    if kind == "small":
+        visual = VisualEncoder(SmallTrunk(3, last_stride=1), 128, image_dropout)
+        audio = AudioEncoder(SmallTrunk(1, last_stride=2), 128)
+        # Torch's own initialisation: under the published one the bias outweighs the projection of
+        # 64 channels, all sounds start out alike, and the scenes are not learned.
+        return visual, audio
+    visual = VisualEncoder(ResNet18(), 512, image_dropout)
+    audio = AudioEncoder(ResNet18(in_channels=1), 512)
+    initialise(visual)
+    initialise(audio)
+    return visual, audio
+
+
+def load_image_weights(trunk: ResNet18, path: Path) -> None:
+    """Load torchvision's ResNet-18 state dict; its classifier is left out, anything else must fit.
+
+    Raises:
+        UserError: When the file cannot be read or is not a ResNet-18.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch.load answers a file of another kind with many types of error.
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--image-weights: cannot read {path}: {reason}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"--image-weights: {path} holds no state dict but a {type(state).__name__}")
+    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    try:
+        trunk.load_state_dict(state)
+    except RuntimeError as error:
+        expected = trunk.state_dict()
+        wrong = sorted(
+            name
+            for name in expected.keys() | state.keys()
+            if name not in expected
+            or name not in state
+            or expected[name].shape != getattr(state[name], "shape", None)
+        )
+        raise UserError(
+            f"--image-weights: {path} is not a ResNet-18 with torchvision's names: "
+            f"{len(wrong)} entries are missing, unknown or of another shape, first {wrong[0]!r}"
+        ) from error

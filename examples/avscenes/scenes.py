@@ -1,0 +1,181 @@
+"""Synthetic audio-visual scenes: two objects in a cluttered image, one of which sounds.
+
+Class decides hue region, shape and texture of an object, and pitch region, timbre and rhythm of its
+sound. Two samples of the same class differ by a jitter that hue and pitch share, so instances can
+be told apart: they are false negatives. Every scene is a pure function of (seed, split, index).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avscenes.drawing import SHAPES, TEXTURES, draw_background, draw_object
+from avscenes.sounds import SAMPLE_RATE, make_sound
+from avscenes.spectrogram import log_frequency_spectrogram
+
+CLASSES = 12
+SIZE = 64
+SPLITS = ("train", "validation", "test", "warm-start")
+_SUPERSAMPLING = 2
+
+Box = tuple[float, float, float, float]
+
+
+class Scene(NamedTuple):
+    """One synthetic sample and everything that is known about it."""
+
+    image: NDArray[np.uint8]  # [SIZE, SIZE, 3]
+    wave: NDArray[np.float64]  # [8000]
+    box: Box  # of the sounding object
+    mask: NDArray[np.bool_]  # visible part of the sounding object, [SIZE, SIZE]
+    label: int
+    silent_label: int
+
+
+class SceneSet(NamedTuple):
+    """Many scenes as tensors."""
+
+    images: Tensor  # uint8 [n, 3, SIZE, SIZE]
+    spectrograms: Tensor  # float32 [n, 1, 64, 64]
+    boxes: Tensor  # float64 [n, 4] as x0, y0, x1, y1 in shares of the image
+    masks: Tensor  # bool [n, SIZE, SIZE]
+    labels: Tensor  # int64 [n]
+    silent_labels: Tensor  # int64 [n]
+
+
+class ObjectSet(NamedTuple):
+    """Single-object images for the visual warm start, with what is to be predicted."""
+
+    images: Tensor  # uint8 [n, 3, SIZE, SIZE]
+    shapes: Tensor  # int64 [n]
+    textures: Tensor  # int64 [n]
+    hues: Tensor  # float32 [n] in [0, 1)
+
+
+def shape_of(label: int) -> int:
+    """Return the shape number of a class."""
+    return label % 8
+
+
+def texture_of(label: int) -> int:
+    """Return the texture number of a class."""
+    return (label + 3 * (label // 8)) % 8
+
+
+def class_name(label: int) -> str:
+    """Return a readable name; shape and texture tell classes apart without the hue."""
+    return f"{TEXTURES[texture_of(label)]} {SHAPES[shape_of(label)]}"
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Return the shared area of two boxes as a share of the smaller one."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (first, second)]
+    return max(width, 0.0) * max(height, 0.0) / min(areas)
+
+
+def _random_box(rng: np.random.Generator) -> Box:
+    width, height = rng.uniform(0.4, 0.6, size=2)
+    x0, y0 = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    return (x0, y0, x0 + width, y0 + height)
+
+
+def _finish(rng: np.random.Generator, canvas: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Average the supersampled canvas, add sensor noise and quantise."""
+    side = canvas.shape[0] // _SUPERSAMPLING
+    small = canvas.reshape(side, _SUPERSAMPLING, side, _SUPERSAMPLING, 3).mean(axis=(1, 3))
+    small = small + rng.normal(scale=0.04, size=small.shape)
+    image: NDArray[np.uint8] = (small.clip(0, 1) * 255).round().astype(np.uint8)
+    return image
+
+
+def make_scene(seed: int, split: str, index: int) -> Scene:
+    """Return the scene with this number; the same arguments always give the same scene."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    # Classes take turns, so that every split is balanced.
+    label = index % CLASSES
+    silent_label = (label + 1 + int(rng.integers(CLASSES - 1))) % CLASSES
+    jitter, silent_jitter = rng.uniform(-1, 1, size=2)
+
+    box, silent_box = _random_box(rng), _random_box(rng)
+    while overlap(box, silent_box) > 0.12:
+        box, silent_box = _random_box(rng), _random_box(rng)
+    background_hue = rng.random()
+    canvas = draw_background(rng, SIZE * _SUPERSAMPLING, background_hue)
+    in_front = rng.random() < 0.5
+    order = [(silent_label, silent_jitter, silent_box), (label, jitter, box)]
+    masks = {}
+    for which, how, where in order if in_front else reversed(order):
+        masks[which] = draw_object(
+            canvas,
+            where,
+            shape=shape_of(which),
+            texture=texture_of(which),
+            hue=(which + 0.3 * how) / CLASSES,
+            rotation=rng.uniform(-0.45, 0.45),
+        )
+    mask = masks[label] if in_front else masks[label] & ~masks[silent_label]
+
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    wave = make_sound(
+        rng,
+        label,
+        CLASSES,
+        jitter=jitter + rng.normal(scale=0.1),
+        loudness=0.15 + 0.6 * area,
+        scene_hue=background_hue if rng.random() < 0.5 else None,
+    )
+    blocks = mask.reshape(SIZE, _SUPERSAMPLING, SIZE, _SUPERSAMPLING)
+    visible = blocks.mean(axis=(1, 3)) >= 0.5
+    return Scene(_finish(rng, canvas), wave, box, visible, label, silent_label)
+
+
+def make_scenes(seed: int, split: str, count: int) -> SceneSet:
+    """Return the first `count` scenes of a split."""
+    scenes = [make_scene(seed, split, index) for index in range(count)]
+    waves = torch.from_numpy(np.stack([scene.wave for scene in scenes])).float()
+    return SceneSet(
+        images=torch.from_numpy(np.stack([scene.image for scene in scenes])).movedim(-1, 1),
+        spectrograms=log_frequency_spectrogram(waves, SAMPLE_RATE).unsqueeze(1),
+        boxes=torch.tensor([scene.box for scene in scenes], dtype=torch.float64),
+        masks=torch.from_numpy(np.stack([scene.mask for scene in scenes])),
+        labels=torch.tensor([scene.label for scene in scenes]),
+        silent_labels=torch.tensor([scene.silent_label for scene in scenes]),
+    )
+
+
+def make_objects(seed: int, count: int) -> ObjectSet:
+    """Return single objects whose shape, texture and hue are drawn independently of each other.
+
+    They are not the classes of the scenes: with 8 shapes, 8 textures and any hue, a class is met
+    once in a few hundred.
+    """
+    images, shapes, textures, hues = [], [], [], []
+    for index in range(count):
+        rng = np.random.default_rng([seed, SPLITS.index("warm-start"), index])
+        shape, texture, hue = int(rng.integers(8)), int(rng.integers(8)), rng.random()
+        canvas = draw_background(rng, SIZE * _SUPERSAMPLING, rng.random())
+        draw_object(
+            canvas,
+            _random_box(rng),
+            shape=shape,
+            texture=texture,
+            hue=hue,
+            rotation=rng.uniform(-0.45, 0.45),
+        )
+        images.append(_finish(rng, canvas))
+        shapes.append(shape)
+        textures.append(texture)
+        hues.append(hue)
+    return ObjectSet(
+        torch.from_numpy(np.stack(images)).movedim(-1, 1),
+        torch.tensor(shapes),
+        torch.tensor(textures),
+        torch.tensor(hues, dtype=torch.float32),
+    )
