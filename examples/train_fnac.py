@@ -268,7 +268,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, SystemExit):
         # Lightning turns Ctrl-C into SystemExit; the parser raises it before there are settings.
-        # an error.
         if settings is None:
             raise
         started = (Path(settings.output_dir) / "config.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -64,12 +65,12 @@ BAD_FEATURES = {
     "integers": (
         (VISUAL.long(), AUDIO),
         TypeError,
-        "visual must be a floating-point tensor, got torch.int64",
+        "visual must be float16, bfloat16, float32 or float64, got torch.int64",
     ),
     "integer audio": (
         (VISUAL, AUDIO.int()),
         TypeError,
-        "audio must be a floating-point tensor, got torch.int32",
+        "audio must be float16, bfloat16, float32 or float64, got torch.int32",
     ),
     "dtypes": (
         (VISUAL, AUDIO.double()),
@@ -111,6 +112,12 @@ def test_map_needed(loss):
         (float("inf"), ValueError, "temperature must be finite, got inf"),
         ("0.1", TypeError, "temperature must be a number, got str"),
         (True, TypeError, "temperature must be a number, got bool"),
+        (1e-46, ValueError, "temperature must be positive and finite, got 1e-46"),
+        (
+            torch.tensor(0.1, requires_grad=True).exp(),
+            ValueError,
+            "got the result of a computation",
+        ),
         (torch.tensor(-0.1), ValueError, "temperature must be positive and finite, got -0.1"),
         (torch.ones(1), ValueError, "0-dim floating-point tensor, got a tensor of shape (1,)"),
         (torch.tensor(1), ValueError, "0-dim floating-point tensor, got a tensor of shape ()"),
@@ -166,8 +173,14 @@ def test_settings_fail_when_built_and_when_called(losses, settings, message):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_flags_are_bools(loss):
-    with pytest.raises(TypeError, match="normalize must be a bool, got str"):
-        loss(normalize="yes")
+    for flag in ("normalize", "gather_distributed"):
+        with pytest.raises(TypeError, match=f"{flag} must be a bool, got str"):
+            loss(**{flag: "yes"})
+
+
+def test_numbers_of_numpy_are_numbers():
+    criterion = FNACLoss(np.float32(0.5), tne_weight=np.int64(3))
+    assert torch.equal(criterion(VISUAL, AUDIO), FNACLoss(0.5, tne_weight=3)(VISUAL, AUDIO))
 
 
 def test_regularization():
@@ -185,7 +198,7 @@ def test_functional_forms():
         functional.localization_map(AUDIO, AUDIO)
     with pytest.raises(ValueError, match=r"features must be \(b, d\) and not empty, got shape"):
         functional.adjacency(VISUAL)
-    with pytest.raises(TypeError, match="features must be a floating-point tensor, got"):
+    with pytest.raises(TypeError, match=r"features must be float16, .*, got torch.int64"):
         functional.adjacency(AUDIO.long())
     with pytest.raises(TypeError, match=r"features must be a torch.Tensor, got list"):
         functional.adjacency([[1.0]])

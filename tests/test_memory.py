@@ -38,19 +38,23 @@ def test_the_measurement_sees_a_tensor():
     assert held < 1000
 
 
-CASES = [
-    (256, 512, (7, 7)),
-    (1024, 256, (7, 7)),
-    (256, 64, (14, 14)),
-    (2048, 16, (3, 3)),
-    (4096, 64, (1, 1)),
-    pytest.param(4096, 64, (7, 7), marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize(("b", "d", "size"), CASES)
-def test_extra_memory_within_the_contract(b, d, size):
-    step, gradients = loss_step(FNACLoss(backend="blockwise"), b, d, size)
+@pytest.mark.parametrize(
+    ("backend", "b", "d", "size"),
+    [
+        ("blockwise", 256, 512, (7, 7)),
+        ("blockwise", 1024, 256, (7, 7)),
+        ("blockwise", 256, 64, (14, 14)),
+        ("blockwise", 2048, 16, (3, 3)),
+        ("blockwise", 4096, 64, (1, 1)),
+        pytest.param("blockwise", 4096, 64, (7, 7), marks=pytest.mark.slow),
+        ("auto", 64, 512, (7, 7)),
+        ("auto", 1024, 8, (4, 4)),
+        ("auto", 512, 256, (1, 1)),
+        ("auto", 513, 250, (1, 1)),
+    ],
+)
+def test_extra_memory_within_the_contract(backend, b, d, size):
+    step, gradients = loss_step(FNACLoss(backend=backend), b, d, size)
     highest, held = extra_bytes(step)
     assert held == pytest.approx(gradients, abs=1e5)
     elements = b * d * size[0] * size[1]

@@ -39,12 +39,26 @@ def test_opcheck_contrast(options):
     torch.library.opcheck(blockwise._contrast, (visual, audio, temperature, *options, with_index))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "transposed audio"])
 @pytest.mark.usefixtures("tiny_blocks")
-def test_opcheck_max_similarity(layout):
+def test_opcheck_of_each_operator(layout):
+    """The backward operators on their own too: what a compiler is told must be what they do."""
     visual, audio = laid_out(layout)
-    audio = audio.detach()[:3].requires_grad_()
-    torch.library.opcheck(blockwise._max_similarity, (visual, audio, True, True))
+    tau = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    check = torch.library.opcheck
+    best, index = check_outputs(blockwise._max_similarity, visual, audio, True, True)
+    plain = [x.detach() for x in (visual, audio)]
+    check(blockwise._max_similarity_backward, (best, *plain, index, True, True, True))
+    options = CONTRAST_OPTIONS["published"]
+    values, *kept = check_outputs(blockwise._contrast, visual, audio, tau, *options, True)
+    for needed in ((True, True, True), (False, True, False), (True, False, False)):
+        arguments = (torch.ones_like(values), *plain, tau.detach(), *kept, *options, *needed)
+        check(blockwise._contrast_backward, arguments)
+
+
+def check_outputs(operator, *arguments):
+    torch.library.opcheck(operator, arguments)
+    return [output.detach() for output in operator(*arguments)]
 
 
 def laid_out(layout):
@@ -54,6 +68,8 @@ def laid_out(layout):
     if layout == "sliced":
         visual = torch.cat([visual, visual], dim=1)[:, ::2].flip(3).transpose(2, 3)
         audio = audio.repeat_interleave(2, dim=1)[:, ::2]
+    if layout == "transposed audio":
+        audio = audio.T.contiguous().T
     return visual.requires_grad_(), audio.requires_grad_()
 
 
@@ -70,6 +86,23 @@ def test_memory_layout_does_not_matter(backend, layout, normalize):
     wanted = gradients(criterion(plain, audio), plain, audio)
     for left, right in zip(found, wanted):
         torch.testing.assert_close(left, right)
+    if backend == "blockwise" and layout == "channels_last":
+        assert found[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_forward_mode_takes_the_backend_that_has_it():
+    visual, audio = (x.detach() for x in features(128, 64, (5, 5)))
+    tangents = torch.randn_like(visual), torch.randn_like(audio)
+    assert ops.select_backend("auto", visual, audio) == "blockwise"
+    _, slope = torch.func.jvp(InfoNCE(0.5), (visual, audio), tangents)
+    step = 1e-6
+    ahead, behind = (
+        InfoNCE(0.5)(visual + s * tangents[0], audio + s * tangents[1]) for s in (step, -step)
+    )
+    assert slope.item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=1e-4)
+    with pytest.raises(ValueError, match="forward-mode differentiation is on"):
+        torch.func.jvp(InfoNCE(0.5, backend="blockwise"), (visual, audio), tangents)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -119,17 +152,31 @@ def test_only_the_gradients_that_are_needed(needed, terms, monkeypatch):
     everything = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
     wanted = dict(zip(everything, gradients(loss(everything), *everything.values())))
 
-    def never(*_args):
-        raise AssertionError("this gradient was not asked for")
-
-    if needed != "visual":
-        monkeypatch.setattr(_rows, "scatter_to_rows", never)
-        monkeypatch.setattr(_rows, "store_map", never)
-    if needed != "audio":
-        monkeypatch.setattr(_rows, "gather_from_rows", never)
+    called = []
+    for name in ("scatter_to_rows", "store_map", "gather_from_rows"):
+        function = getattr(_rows, name)
+        monkeypatch.setattr(
+            _rows,
+            name,
+            lambda *a, name=name, function=function: called.append(name) or function(*a),
+        )
+    products = []
+    matmul = torch.Tensor.addmm_
+    monkeypatch.setattr(
+        torch.Tensor, "addmm_", lambda *a: products.append(a[0].shape) or matmul(*a)
+    )
     leaf = tensors[needed].requires_grad_()
     (found,) = gradients(loss(tensors), leaf)
     torch.testing.assert_close(found, wanted[needed], **TOLERANCE[torch.float64])
+    work = {
+        ("fnac", "visual"): ({"scatter_to_rows", "store_map"}, 2),
+        ("fnac", "audio"): ({"gather_from_rows"}, 2),
+        ("fnac", "temperature"): (set(), 1),
+        ("mean", "visual"): ({"store_map"}, 0),
+        ("mean", "audio"): (set(), 1),
+        ("mean", "temperature"): (set(), 0),
+    }
+    assert (set(called), len(products)) == work[terms, needed]
 
 
 def test_no_position_is_kept_without_gradients(monkeypatch):
@@ -180,13 +227,17 @@ def test_more_images_than_audios():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", [FNACLoss, InfoNCE, TrueNegativeEnhancement])
+@pytest.mark.parametrize(
+    ("loss", "size"),
+    [(FNACLoss, (7, 7)), (FNACLoss, (1, 1)), (InfoNCE, (7, 7)), (TrueNegativeEnhancement, (7, 7))],
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # inductor calls what torch deprecates
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compiled_equals_eager(backend, loss):
+@pytest.mark.filterwarnings("ignore:Skipping serialization:UserWarning")  # of torch 2.6
+def test_compiled_equals_eager(backend, loss, size):
     torch.compiler.reset()
-    visual, audio = features(16, 8, dtype=torch.float32, aligned=2.0)
+    visual, audio = features(16, 8, size, dtype=torch.float32, aligned=2.0)
     criterion = loss(backend=backend)
     compiled = torch.compile(criterion, fullgraph=True)
     for _ in range(2):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+NUMBERS = (int, float, np.integer, np.floating)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # what is smaller may be 0 in fp32
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -28,15 +33,21 @@ def check_temperature(temperature: float | Tensor, *, read_tensor: bool = False)
             )
         if not read_tensor or temperature.is_meta:
             return
+        if temperature.requires_grad and not temperature.is_leaf:
+            raise ValueError(
+                "temperature must be a number or a leaf tensor, got the result of a computation, "
+                "whose graph is gone after one backward pass; pass such a temperature to the "
+                "functions of avcontrast.functional, anew for each batch"
+            )
         temperature = temperature.item()
     check_number("temperature", temperature)
-    if not temperature > 0:
+    if not temperature >= SMALLEST_TEMPERATURE:
         raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
 
 
 def check_number(name: str, value: object) -> None:
     """Raise unless ``value`` is a finite real number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, NUMBERS):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not -math.inf < value < math.inf:
         raise ValueError(f"{name} must be finite, got {value!r}")
@@ -151,8 +162,7 @@ def check_features(
             f"visual and audio must have the same number of channels, got {shapes}{hint}"
         )
     for name, value in (("visual", visual), ("audio", audio)):
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+        check_dtype(name, value)
     if visual.device != audio.device:
         raise ValueError(
             f"visual and audio must be on one device, got {visual.device} and {audio.device}"
@@ -170,5 +180,12 @@ def check_vectors(name: str, features: Tensor) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(features).__name__}")
     if features.ndim != 2 or features.numel() == 0:
         raise ValueError(f"{name} must be (b, d) and not empty, got shape {tuple(features.shape)}")
-    if not features.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {features.dtype}")
+    check_dtype(name, features)
+
+
+def check_dtype(name: str, features: Tensor) -> None:
+    """Raise unless the features have a dtype that the losses compute with."""
+    if features.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, got {features.dtype}"
+        )

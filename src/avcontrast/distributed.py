@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
+from avcontrast._checks import check_flag
+
 
 def check_gather(gather_distributed: bool, group: dist.ProcessGroup | None) -> None:
     """Raise if the batch would have to be gathered from more than one process.
 
     With a single process the global batch is the local one and there is nothing to do.
     """
+    check_flag("gather_distributed", gather_distributed)
     if not gather_distributed:
         if group is not None:
             raise ValueError("group has no effect without gather_distributed=True")

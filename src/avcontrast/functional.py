@@ -315,8 +315,10 @@ def fnac(
     loss = contrastive
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
-    zero = torch.zeros_like(contrastive)
-    return FNACComponents(loss, contrastive, *(parts.get(term, zero) for term in weights))
+    for term in weights:
+        if term not in parts:
+            parts[term] = torch.zeros_like(contrastive)
+    return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
 
 
 def _contrastive(values: dict[str, Tensor]) -> Tensor:

@@ -39,12 +39,15 @@ class InfoNCE(nn.Module):
     the ordinary cross-modal InfoNCE, twice the loss of CLIP.
 
     Args:
-        temperature: :math:`\tau`, a positive number or a 0-dim tensor. An ``nn.Parameter`` becomes
-            a parameter of the module and gets its exact gradient.
+        temperature: :math:`\tau`, a positive number or a 0-dim leaf tensor, which gets its exact
+            gradient. An ``nn.Parameter`` becomes a parameter of the module; another tensor stays
+            where it is. Nothing keeps what training makes of it above zero: to learn its logarithm
+            instead, pass ``log_temperature.exp()`` to :func:`avcontrast.functional.info_nce` or the
+            like.
         symmetric: contrast in both directions; otherwise each image among the audios only.
         pooling: ``"max"`` or ``"mean"`` over the positions of a map.
         normalize: scale features to unit length over the channels first; a vector shorter than
-            1e-12 becomes zero and gets no gradient.
+            1e-12 becomes zero and gets no gradient, and so does one whose length overflows.
         reduction: ``"mean"`` or ``"sum"`` over the b samples, or ``"none"``.
         gather_distributed: contrast over the batches of all processes. This version does so for a
             single process only.
@@ -497,5 +500,6 @@ def _describe(module: Loss) -> str:
     temperature = module.temperature
     shown = {"temperature": temperature, **_settings(module)}
     if isinstance(temperature, Tensor):
-        shown["temperature"] = f"{temperature.item():g}, learnable={temperature.requires_grad}"
+        value = "meta" if temperature.is_meta else f"{temperature.item():g}"
+        shown["temperature"] = f"{value}, learnable={temperature.requires_grad}"
     return ", ".join(f"{name}={value}" for name, value in shown.items())

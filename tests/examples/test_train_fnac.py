@@ -302,6 +302,20 @@ def test_a_run_that_diverges_says_so_and_keeps_no_broken_checkpoint(tmp_path, ca
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
+def test_the_default_run_learns_to_localise(tmp_path):
+    """One seed with every default; seeds differ by about 0.1, and the bounds leave room for it."""
+    subprocess.run(command("--output-dir", tmp_path), check=True, capture_output=True)
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    assert results["centre_disc_success_quarter"] < 0.05
+    assert results["model_success_quarter"] > 0.6
+    assert results["model_pointing"] > results["centre_disc_pointing"] + 0.1
+    assert results["chance_class_r1"] < 0.09
+    assert results["class_region_to_sound_r1"] > 0.8
+    for direction in ("image_to_sound", "sound_to_image"):
+        assert results[f"class_{direction}_r1"] > 0.3
+
+
 def test_class_chance_is_the_share_of_hits_of_random_rankings():
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     # Classes of 3, 2 and 1 among 5 others: 2, 1 and 0 right answers.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from avcontrast._checks import check_choice
 from avcontrast.ops import blockwise, dense
@@ -21,7 +22,10 @@ BACKENDS = ("triton", "blockwise", "dense")
 _MODULES = {"blockwise": blockwise, "dense": dense}
 
 SMALL_MAP_ELEMENTS = 2**17
-"""Up to this number of visual feature elements ``dense`` was the faster one on a CPU."""
+"""Up to this number of visual feature elements ``dense`` was the faster one on a CPU, ..."""
+
+SMALL_SIMILARITY_ELEMENTS = 2**18
+"""... unless the similarity of all pairs at all positions had more elements than this."""
 
 
 def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str]:
@@ -50,6 +54,8 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
         reasons.append("this version has no CUDA kernels")
         if visual.device.type != "cuda":
             reasons.append(f"visual is on {visual.device}, it needs a CUDA device")
+    if backend == "blockwise" and forward_ad._current_level >= 0:
+        reasons.append("forward-mode differentiation is on, it has reverse mode only")
     return reasons
 
 
@@ -76,7 +82,8 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor) -> str:
     """
     check_choice("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
-        if visual.numel() <= SMALL_MAP_ELEMENTS:
+        similarity = visual[:, 0].numel() * audio.shape[0]
+        if visual.numel() <= SMALL_MAP_ELEMENTS and similarity <= SMALL_SIMILARITY_ELEMENTS:
             return "dense"
         return next(name for name in BACKENDS if not unsupported_reasons(name, visual, audio))
     reasons = unsupported_reasons(backend, visual, audio)

@@ -120,7 +120,7 @@ class AdjacencyGradient(NamedTuple):
     Args:
         features: gradients of the vectors, by name; zero where not wanted.  [b, d].
         signs: the sign s of each suppression term, laid out like the logits.  [b, b] int8.
-        temperature: the sum of dG * G over all Gram matrices.
+        temperature: the sum of dG * G over all Gram matrices, if needed.
     """
 
     features: dict[str, Tensor]
@@ -134,6 +134,7 @@ def backward(
     inner: Tensor,
     settings: Settings,
     wanted: tuple[str, ...],
+    need_temperature: bool,
 ) -> AdjacencyGradient:
     """Return the gradients of the features named in ``wanted``, and the signs that dL will need."""
     b = matrices.scales.shape[-1]
@@ -142,7 +143,7 @@ def backward(
     result = AdjacencyGradient(
         {name: torch.zeros_like(features) for name, features in matrices.features.items()},
         {term: inner.new_empty(b, b, dtype=torch.int8) for term in terms if term != "tne"},
-        inner.new_zeros((), dtype=torch.float64),
+        inner.new_zeros(()),
     )
     for rows in blocks(b, 10 * b * inner.element_size()):
         grams = {name: matrices.gram(name, rows) for name in names}
@@ -157,7 +158,8 @@ def backward(
                 features, into = matrices.features[name], result.features[name]
                 into.addmm_(grad_gram.T, features[rows])
                 into[rows] += grad_gram @ features
-            result.temperature.add_((grad_gram.mul_(grams[name])).sum())
+            if need_temperature:
+                result.temperature.add_((grad_gram.mul_(grams[name])).sum())
     for grad_features in result.features.values():
         grad_features.div_(matrices.tau)
     return result

@@ -48,14 +48,25 @@ class Settings(NamedTuple):
         return self.terms != ("tne",)
 
     @property
+    def directions(self) -> tuple[str, ...]:
+        """In which directions a softmax over the logits is needed."""
+        match = "visual_to_audio" if self.anchor == "visual" else "audio_to_visual"
+        return (*self.terms, match) if self.suppresses else self.terms
+
+    @property
     def needs_index(self) -> bool:
         """Whether the logits are maxima, whose gradient goes to one position."""
         return self.needs_logits and self.pooling == "max"
 
     @property
+    def pools_mean(self) -> bool:
+        """Whether the logits are means over the positions."""
+        return self.needs_logits and self.pooling == "mean"
+
+    @property
     def needs_pooled(self) -> bool:
         """Whether any term looks at the mean visual feature of each image."""
-        return "fns_visual" in self.terms or (self.needs_logits and self.pooling == "mean")
+        return "fns_visual" in self.terms or self.pools_mean
 
 
 def compute_dtype(visual: Tensor, audio: Tensor) -> torch.dtype:

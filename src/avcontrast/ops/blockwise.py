@@ -158,9 +158,9 @@ def _contrast(
             if "tne" in settings.terms:
                 sources[block] = _sources.forward(rows, vectors[block], tau, settings)
 
-        if settings.needs_logits:
-            scales[0] = _adjacency.measure(logits, 1)
-            scales[1] = _adjacency.measure(logits, 0)
+        for row, (direction, dim) in enumerate((("visual_to_audio", 1), ("audio_to_visual", 0))):
+            if direction in settings.directions:
+                scales[row] = _adjacency.measure(logits, dim)
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
         matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
         adjacency, inner[:] = _adjacency.forward(matrices, settings)
@@ -222,28 +222,29 @@ def _contrast_backward(
         matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
         sources_matter = "tne" in settings.terms and (need_visual or mask == "soft")
         wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter
-        adjacency = _adjacency.backward(grads, matrices, inner, settings, wanted)
+        adjacency = _adjacency.backward(grads, matrices, inner, settings, wanted, need_temperature)
         grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
         grad_tau = adjacency.temperature / tau
         grad_visual = _empty_maps_if(need_visual, visual)
 
         for block in _rows.backward_blocks(visual, vectors):
             rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
-            grad_rows = torch.zeros_like(rows)
             if settings.needs_logits:
                 grad_logits = _adjacency.logits_backward(
                     grads, matrices, inner, adjacency.signs, block
                 ).div_(tau)
-                grad_tau += (grad_logits * logits[block]).sum()
-                if not settings.needs_index:
-                    grad_vectors.addmm_(grad_logits.T, pooled[block])
-                    grad_pooled[block] += grad_logits @ vectors
-                elif need_audio:
-                    grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
-                if settings.needs_index and need_visual:
-                    grad_rows = _rows.scatter_to_rows(
-                        grad_logits, index[block], vectors, rows.shape[1]
-                    )
+                if need_temperature:
+                    grad_tau += (grad_logits * logits[block]).sum()
+            if settings.needs_index and need_visual:
+                grad_rows = _rows.scatter_to_rows(grad_logits, index[block], vectors, rows.shape[1])
+            else:
+                grad_rows = torch.zeros_like(rows)
+            if settings.needs_index and need_audio:
+                grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
+            if settings.pools_mean and need_visual:
+                grad_pooled[block] += grad_logits @ vectors
+            if settings.pools_mean and need_audio:
+                grad_vectors.addmm_(grad_logits.T, pooled[block])
             if sources_matter:
                 grad_own_vectors, grad_own_tau = _sources.backward(
                     grad_sources[block], rows, vectors[block], tau, settings, grad_rows
@@ -260,7 +261,7 @@ def _contrast_backward(
         return (
             grad_visual,
             grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0),
-            (-grad_tau).to(temperature.dtype) if need_temperature else tau.new_empty(0),
+            (-grad_tau).to(temperature.dtype) if need_temperature else temperature.new_empty(0),
         )
 
 
@@ -319,7 +320,8 @@ def _empty_maps_if(needed: bool, visual: Tensor) -> Tensor:
 
 
 def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor) if needed else tensor.new_empty(0)
+    layout = torch.contiguous_format
+    return torch.empty_like(tensor, memory_format=layout) if needed else tensor.new_empty(0)
 
 
 def _empty_outputs(

@@ -29,31 +29,34 @@ def contrast(
     with torch.autocast(visual.device.type, enabled=False):
         visual, audio = _prepare(visual, audio, settings.normalize)
         tau = temperature.to(visual.dtype)
-        pooled = reduce(visual, "b d p -> b d", "mean")
+        terms = settings.terms
         values = {}
 
         if settings.needs_logits:
             similarity = einsum(visual, audio, "n d p, m d -> n m p")
             best = similarity.max(-1).values if settings.pooling == "max" else similarity.mean(-1)
             logits = best / tau
+        if "visual_to_audio" in terms:
             values["visual_to_audio"] = -logits.log_softmax(1).diagonal()
+        if "audio_to_visual" in terms:
             values["audio_to_visual"] = -logits.log_softmax(0).diagonal()
 
         if settings.suppresses:
             match = (logits if settings.anchor == "visual" else logits.T).softmax(1)
-            audio_adjacency = _adjacency(audio, tau, detach=settings.detach_adjacency)
-            visual_adjacency = _adjacency(pooled, tau, detach=settings.detach_adjacency)
-            values["fns_audio"] = (audio_adjacency - match).abs().sum(1)
-            values["fns_visual"] = (visual_adjacency - match).abs().sum(1)
+        if "fns_audio" in terms or "tne" in terms:
+            of_audio = _adjacency(audio, tau, detach=settings.detach_adjacency)
+        if "fns_audio" in terms:
+            values["fns_audio"] = (of_audio - match).abs().sum(1)
+        if "fns_visual" in terms:
+            pooled = reduce(visual, "b d p -> b d", "mean")
+            of_visual = _adjacency(pooled, tau, detach=settings.detach_adjacency)
+            values["fns_visual"] = (of_visual - match).abs().sum(1)
+        if "tne" in terms:
+            values["tne"] = (
+                (of_audio - _adjacency(_sources(visual, audio, tau, settings), tau)).abs().sum(1)
+            )
 
-        if "tne" in settings.terms:
-            own_map = einsum(visual, audio, "b d p, b d -> b p") / tau
-            mask = foreground(own_map, settings.threshold, settings.mask)
-            sources = reduce(visual * mask[:, None], "b d p -> b d", "mean")
-            audio_adjacency = _adjacency(audio, tau, detach=settings.detach_adjacency)
-            values["tne"] = (audio_adjacency - _adjacency(sources, tau)).abs().sum(1)
-
-        return [values[term] for term in settings.terms]
+        return [values[term] for term in terms]
 
 
 def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
@@ -68,6 +71,16 @@ def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Te
 def _adjacency(features: Tensor, tau: Tensor, *, detach: bool = False) -> Tensor:
     matrix = (einsum(features, features, "i d, j d -> i j") / tau).softmax(1)
     return matrix.detach() if detach else matrix
+
+
+def _sources(visual: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
+    if visual.shape[2] == 1:
+        # Nothing stands out from a single position. The general form is zero here as well, but
+        # Inductor of torch 2.13 gets its gradient wrong.
+        return torch.zeros_like(audio)
+    own_map = einsum(visual, audio, "b d p, b d -> b p") / tau
+    mask = foreground(own_map, settings.threshold, settings.mask)
+    return reduce(visual * mask[:, None], "b d p -> b d", "mean")
 
 
 def foreground(own_map: Tensor, threshold: float, mask: str) -> Tensor:
