@@ -162,6 +162,7 @@ def markdown_table(rows: list[list[str]]) -> str:
 myst_substitutions = {
     **benchmark_tables(HERE.parent / "benchmarks" / "results" / "loss_cpu.csv"),
     "small_elements": f"{ops.SMALL_MAP_ELEMENTS:,}",
+    "small_similarity": f"{ops.SMALL_SIMILARITY_ELEMENTS:,}",
     "small_batch": str(ops.SMALL_MAP_ELEMENTS // (512 * 7 * 7)),
 }
 

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
+import pytest
 import torch
 
 # Small operations lose more to waiting for each other's threads than they gain, above all where
 # other work shares the cores.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fresh_compiler_cache():
+    """Compile anew: the compiler's cache does not notice when a custom operator changes."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        yield

@@ -183,9 +183,9 @@ def test_no_position_is_kept_without_gradients(monkeypatch):
     kept = []
     best_positions = _rows.best_positions
 
-    def spy(rows, audio, with_index):
+    def spy(similarity, with_index):
         kept.append(with_index)
-        return best_positions(rows, audio, with_index)
+        return best_positions(similarity, with_index)
 
     monkeypatch.setattr(_rows, "best_positions", spy)
     visual, audio = features(6, 5, (3, 3))

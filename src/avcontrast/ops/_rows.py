@@ -71,7 +71,7 @@ def store_map(rows: Tensor, maps: Tensor, block: slice) -> None:
 
 
 def forward_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:
-    """Cut the images into blocks for :func:`best_positions`."""
+    """Cut the images into blocks for :func:`similarity`."""
     positions = visual.shape[2] * visual.shape[3]
     return blocks(visual.shape[0], positions * sum(audio.shape) * audio.element_size())
 
@@ -83,10 +83,13 @@ def backward_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:
     return blocks(visual.shape[0], (2 * positions * d + 12 * m) * audio.element_size())
 
 
-def best_positions(rows: Tensor, audio: Tensor, with_index: bool) -> tuple[Tensor, Tensor | None]:
+def similarity(rows: Tensor, audio: Tensor) -> Tensor:
+    """Return the similarity of every audio with a block of images at all positions.  [m, n, p]."""
+    return (audio @ rows.flatten(0, 1).T).view(-1, *rows.shape[:2])
+
+
+def best_positions(similarity: Tensor, with_index: bool) -> tuple[Tensor, Tensor | None]:
     """Return the maximum over positions of every pair, [n, m], and the first position with it."""
-    n, positions, _ = rows.shape
-    similarity = (audio @ rows.flatten(0, 1).T).view(-1, n, positions)
     if not with_index:
         return similarity.amax(-1).T, None
     best, index = similarity.max(-1)

@@ -13,35 +13,39 @@ from avcontrast.ops._settings import RANGE_EPS, Settings
 from avcontrast.ops.dense import foreground
 
 
-def own_map(rows: Tensor, audio: Tensor, tau: Tensor) -> Tensor:
-    """Return the map of each image with its own audio, as logits.  [n, p]."""
+def own_similarity(rows: Tensor, audio: Tensor) -> Tensor:
+    """Return the similarity of each image with its own audio at every position.  [n, p]."""
     similarity: Tensor = torch.linalg.vecdot(rows, audio[:, None])
-    return similarity.div_(tau)
+    return similarity
 
 
-def forward(rows: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
+def forward(rows: Tensor, own_map: Tensor, settings: Settings) -> Tensor:
     """Return the source vectors of a block of images, given as rows [n, p, d].  [n, d]."""
-    shares = foreground(own_map(rows, audio, tau), settings.threshold, settings.mask)
+    shares = foreground(own_map, settings.threshold, settings.mask)
     return (shares[:, None] @ rows).squeeze(1).div_(rows.shape[1])
 
 
 def backward(
-    grad: Tensor, rows: Tensor, audio: Tensor, tau: Tensor, settings: Settings, grad_rows: Tensor
+    grad: Tensor,
+    rows: Tensor,
+    audio: Tensor,
+    own_map: Tensor,
+    tau: Tensor,
+    settings: Settings,
+    grad_rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Add to the gradient of the rows; return those of the audio vectors [n, d] and of -tau.
 
     A hard mask has no gradient, so the last two are then zero.
     """
-    logits = own_map(rows, audio, tau)
-    shares = foreground(logits, settings.threshold, settings.mask)
+    shares = foreground(own_map, settings.threshold, settings.mask)
     grad = grad / rows.shape[1]
     grad_rows.addcmul_(shares[:, :, None], grad[:, None])
     if settings.mask == "hard":
         return torch.zeros_like(audio), grad.new_zeros(())
-    grad_logits = _scaled_backward(torch.linalg.vecdot(rows, grad[:, None]), logits)
-    grad_map = grad_logits / tau
+    grad_map = _scaled_backward(torch.linalg.vecdot(rows, grad[:, None]), own_map).div_(tau)
     grad_rows.addcmul_(grad_map[:, :, None], audio[:, None])
-    return (grad_map[:, None] @ rows).squeeze(1), (grad_map * logits).sum()
+    return (grad_map[:, None] @ rows).squeeze(1), (grad_map * own_map).sum()
 
 
 def _scaled_backward(grad: Tensor, logits: Tensor) -> Tensor:

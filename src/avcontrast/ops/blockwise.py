@@ -47,7 +47,8 @@ def _max_similarity(
         index = _rows.empty_index(visual, audio.shape[0], with_index)
         for block in _rows.forward_blocks(visual, vectors):
             rows, _ = _rows.map_rows(visual, block, dtype, normalize)
-            best[block], where = _rows.best_positions(rows, vectors, with_index)
+            similarity = _rows.similarity(rows, vectors)
+            best[block], where = _rows.best_positions(similarity, with_index)
             if where is not None:
                 index[block] = where
         return best, index
@@ -134,7 +135,7 @@ def _contrast(
     anchor: str,
     detach_adjacency: bool,
     with_index: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(
         tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
     )
@@ -143,20 +144,26 @@ def _contrast(
         tau = temperature.to(dtype)
         vectors, _ = _rows.unit_rows(audio, dtype, normalize)
         outputs = _empty_outputs(visual, audio, settings, with_index)
-        values, logits, index, scales, inner, pooled, sources = outputs
+        values, logits, index, scales, inner, pooled, own_map, sources = outputs
         for block in _rows.forward_blocks(visual, vectors):
             rows, _ = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_pooled:
                 pooled[block] = rows.mean(1)
             if settings.needs_index:
-                best, where = _rows.best_positions(rows, vectors, with_index)
+                similarity = _rows.similarity(rows, vectors)
+                best, where = _rows.best_positions(similarity, with_index)
                 logits[block] = best.div_(tau)
                 if where is not None:
                     index[block] = where
             elif settings.needs_logits:
                 logits[block] = (pooled[block] @ vectors.T).div_(tau)
             if "tne" in settings.terms:
-                sources[block] = _sources.forward(rows, vectors[block], tau, settings)
+                if settings.needs_index:
+                    own = similarity[block].diagonal().T
+                else:
+                    own = _sources.own_similarity(rows, vectors[block])
+                own_map[block] = own / tau
+                sources[block] = _sources.forward(rows, own_map[block], settings)
 
         for row, (direction, dim) in enumerate((("visual_to_audio", 1), ("audio_to_visual", 0))):
             if direction in settings.directions:
@@ -182,7 +189,7 @@ def _(
     anchor: str,
     detach_adjacency: bool,
     with_index: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(tuple(terms.split()), normalize, pooling)
     return _empty_outputs(visual, audio, settings, with_index)
 
@@ -198,6 +205,7 @@ def _contrast_backward(
     scales: Tensor,
     inner: Tensor,
     pooled: Tensor,
+    own_map: Tensor,
     sources: Tensor,
     terms: str,
     normalize: bool,
@@ -247,7 +255,13 @@ def _contrast_backward(
                 grad_vectors.addmm_(grad_logits.T, pooled[block])
             if sources_matter:
                 grad_own_vectors, grad_own_tau = _sources.backward(
-                    grad_sources[block], rows, vectors[block], tau, settings, grad_rows
+                    grad_sources[block],
+                    rows,
+                    vectors[block],
+                    own_map[block],
+                    tau,
+                    settings,
+                    grad_rows,
                 )
                 grad_vectors[block] += grad_own_vectors
                 grad_tau += grad_own_tau
@@ -276,6 +290,7 @@ def _(
     scales: Tensor,
     inner: Tensor,
     pooled: Tensor,
+    own_map: Tensor,
     sources: Tensor,
     terms: str,
     normalize: bool,
@@ -326,7 +341,7 @@ def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
 
 def _empty_outputs(
     visual: Tensor, audio: Tensor, settings: Settings, with_index: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     b, d = audio.shape
 
     def empty(*shape: int, needed: bool = True) -> Tensor:
@@ -339,6 +354,7 @@ def _empty_outputs(
         empty(len(_adjacency.SOFTMAXES), 2, b).zero_(),
         empty(len(_adjacency.INNER), b),
         empty(b, d, needed=settings.needs_pooled),
+        empty(b, visual.shape[2] * visual.shape[3], needed="tne" in settings.terms),
         empty(b, d, needed="tne" in settings.terms),
     )
 
