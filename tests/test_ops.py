@@ -275,3 +275,16 @@ def test_reasons_and_selection():
     message = r"backend='triton' cannot run visual \(4, 5, 2, 2\) and audio \(4, 5\): .*CUDA"
     with pytest.raises(ValueError, match=message):
         FNACLoss(backend="triton")(visual, audio)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cuda_equals_cpu(backend):
+    visual, audio = features(70, 32)
+    on_gpu = [x.detach().cuda().requires_grad_() for x in (visual, audio)]
+    criterion = FNACLoss(0.1, backend=backend)
+    expected, loss = criterion(visual, audio), criterion(*on_gpu)
+    wanted = [expected, *gradients(expected, visual, audio)]
+    for left, right in zip([loss, *gradients(loss, *on_gpu)], wanted):
+        torch.testing.assert_close(left.cpu(), right, **TOLERANCE[torch.float64])

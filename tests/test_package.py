@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import importlib
 import pkgutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import avcontrast
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("triton", "matplotlib", "lightning", "torchmetrics", "scipy", "torch._dynamo")
 
 
@@ -60,9 +62,32 @@ def test_version_is_the_installed_one():
 
 
 def test_the_example_of_the_readme_runs():
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["loss"].isfinite()
     assert names["visual_encoder"].weight.grad.abs().sum() > 0
+
+
+def test_the_figures_of_the_readme_are_the_measured_ones():
+    with (ROOT / "benchmarks" / "results" / "loss_cpu.csv").open(newline="") as file:
+        measured = [
+            row
+            for row in csv.DictReader(file)
+            if row["mode"] == "both" and row["channels"] == "512"
+        ]
+    batches = list(dict.fromkeys(row["batch"] for row in measured))
+    lines = []
+    for batch in batches:
+        found = {row["implementation"]: row for row in measured if row["batch"] == batch}
+        ran = [found[name] for name in ("dense", "dense-compiled", "blockwise")]
+        times = [f"{float(row['median_ms']):.0f}" for row in ran]
+        extra = [f"{float(row['extra_bytes']) / 1e6:.0f}" for row in ran]
+        lines.append(f"| {' | '.join([batch, *times, *extra])} |")
+    assert len(lines) >= 6
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in lines:
+        assert line in text
+    assert measured[0]["torch"] in text
+    assert measured[0]["date"] in text
