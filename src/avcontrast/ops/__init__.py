@@ -118,7 +118,9 @@ def contrast(
     chosen = select_backend(backend, visual, audio)
     visual = _as_map(visual)
     if visual.shape[2:].numel() == 1:
-        settings = settings._replace(pooling="mean")
+        # Not _replace, which torch.compile cannot trace in torch 2.6.
+        terms, normalize, _, *others = settings
+        settings = Settings(terms, normalize, "mean", *others)
     if not isinstance(temperature, Tensor):
         dtype = compute_dtype(visual, audio)
         temperature = torch.full((), temperature, dtype=dtype, device=visual.device)
