@@ -118,9 +118,16 @@ def contrast(
     chosen = select_backend(backend, visual, audio)
     visual = _as_map(visual)
     if visual.shape[2:].numel() == 1:
-        # Not _replace, which torch.compile cannot trace in torch 2.6.
-        terms, normalize, _, *others = settings
-        settings = Settings(terms, normalize, "mean", *others)
+        # Field by field: torch.compile cannot trace _replace in torch 2.6.
+        settings = Settings(
+            settings.terms,
+            settings.normalize,
+            "mean",
+            settings.threshold,
+            settings.mask,
+            settings.anchor,
+            settings.detach_adjacency,
+        )
     if not isinstance(temperature, Tensor):
         dtype = compute_dtype(visual, audio)
         temperature = torch.full((), temperature, dtype=dtype, device=visual.device)
