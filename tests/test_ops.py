@@ -236,6 +236,8 @@ def test_more_images_than_audios():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Skipping serialization:UserWarning")  # of torch 2.6
 def test_compiled_equals_eager(backend, loss, size):
+    if backend == "dense" and size == (1, 1) and torch.__version__ < "2.13":
+        pytest.skip("Inductor of torch 2.6 aborts the process here; versions between are unknown")
     torch.compiler.reset()
     visual, audio = features(16, 8, size, dtype=torch.float32, aligned=2.0)
     criterion = loss(backend=backend)
