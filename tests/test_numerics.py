@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import features, gradients
 
-from avcontrast import FNACLoss, InfoNCE, functional
+from avcontrast import (
+    FalseNegativeSuppression,
+    FNACLoss,
+    InfoNCE,
+    TrueNegativeEnhancement,
+    functional,
+)
 from avcontrast.ops import _rows
 
 BACKENDS = ("dense", "blockwise")
@@ -17,28 +25,63 @@ def loss_and_gradients(criterion, visual, audio):
     return [loss.detach(), *gradients(loss, visual, audio)]
 
 
-@pytest.mark.parametrize("aligned", [0.0, 3.0])
-@pytest.mark.parametrize("size", [(7, 7), (1, 1)])
-def test_error_close_to_that_of_the_plain_form(size, aligned):
-    """In fp32, root mean square against the fp64 truth of the same inputs, over some seeds.
+CRITERIA = {
+    "fnac": FNACLoss,
+    "info_nce": InfoNCE,
+    "fns_audio": partial(FalseNegativeSuppression, visual_weight=0.0),
+    "fns_visual": partial(FalseNegativeSuppression, audio_weight=0.0),
+    "tne": TrueNegativeEnhancement,
+}
 
-    The bound is 1.1 and not 1 because of the visual gradient of strongly aligned maps, where the
-    ratio was 1.09 over these seeds and 1.05 over 16; elsewhere it was 1.00 to 1.01 or below.
+
+def error(make, size, aligned):
+    """Root mean square of losses and gradients against the fp64 truth of the same fp32 inputs.
+
+    One row for each of ``BACKENDS``; the losses, one a sample, in units of their last digit.
     """
     squares = torch.zeros(2, 3, dtype=torch.float64)
+    ulp = torch.finfo(torch.float32).eps
     for seed in range(4):
         inputs = features(96, 64, size, seed=seed, dtype=torch.float32, aligned=aligned)
         exact = [x.detach().double().requires_grad_() for x in inputs]
-        truth = loss_and_gradients(FNACLoss(backend="dense"), *exact)
+        truth, *true_grads = samples_and_gradients(make(reduction="none", backend="dense"), *exact)
         for row, backend in enumerate(BACKENDS):
-            results = loss_and_gradients(FNACLoss(backend=backend), *inputs)
-            for column, (result, wanted) in enumerate(zip(results, truth)):
+            results = samples_and_gradients(make(reduction="none", backend=backend), *inputs)
+            squares[row, 0] += ((results[0] - truth) / (ulp * truth)).square().mean() / 4
+            for column, (result, wanted) in enumerate(zip(results[1:], true_grads), start=1):
                 squares[row, column] += (result - wanted).square().mean()
-    plain, ours = squares.sqrt()
-    assert plain.min() > 0
-    assert (ours <= 1.1 * plain).all(), (
-        f"errors {ours.tolist()}, of the plain form {plain.tolist()}"
-    )
+    return squares.sqrt()
+
+
+def assert_not_above(plain, ours):
+    """Where both have only the rounding of the logits, the last digit is luck: hence the 1 %."""
+    assert plain[:2].min() > 0
+    bound = 1.01 * plain
+    bound[0] = max(bound[0], 2)
+    assert (ours <= bound).all(), f"{ours.tolist()}, plain form {plain.tolist()}"
+
+
+def samples_and_gradients(criterion, visual, audio):
+    losses = criterion(visual, audio)
+    return [losses.detach(), *gradients(losses.mean(), visual, audio)]
+
+
+@pytest.mark.parametrize("term", CRITERIA)
+@pytest.mark.parametrize("aligned", [0.0, 3.0])
+def test_error_not_above_that_of_the_plain_form(term, aligned):
+    assert_not_above(*error(CRITERIA[term], (7, 7), aligned))
+
+
+@pytest.mark.parametrize("aligned", [0.0, 3.0])
+def test_error_for_vectors_not_above_that_of_the_plain_form(aligned):
+    assert_not_above(*error(InfoNCE, (1, 1), aligned))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (1, 1)])
+def test_gradient_of_saturated_softmaxes_keeps_its_digits(size):
+    """When each positive has won, what is left is 1 - P, which the plain form rounds away."""
+    plain, ours = error(FNACLoss, size, aligned=3.0)
+    assert (ours[1:] < 0.1 * plain[1:]).all(), f"{ours.tolist()}, plain form {plain.tolist()}"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -88,23 +131,20 @@ def test_two_runs_give_the_same_bits(backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block_bytes", [1, 50_000, 300_000])
+@pytest.mark.parametrize("kept_bytes", [0, 2**20])
 @pytest.mark.parametrize("aligned", [0.0, 2.0, 3.0])
-def test_independent_of_the_block_size(monkeypatch, aligned, block_bytes, dtype):
-    """The loss to 2 ulp. Gradients to the rounding of what they are the difference of.
-
-    With aligned features the softmax saturates and the gradient nearly cancels: its own size says
-    nothing then, and the bound is that of the terms that cancel, 1 / (b tau).
-    """
+def test_independent_of_the_block_size(monkeypatch, aligned, kept_bytes, block_bytes, dtype):
+    """The loss to 2 ulp, the gradients to 10 of their maximum, also where a softmax saturates."""
     visual, audio = features(70, 32, dtype=dtype, aligned=aligned)
     criterion = FNACLoss(backend="blockwise")
     loss, *grads = loss_and_gradients(criterion, visual, audio)
     monkeypatch.setattr(_rows, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_rows, "KEPT_BYTES", kept_bytes)
     other, *other_grads = loss_and_gradients(criterion, visual, audio)
     eps = torch.finfo(dtype).eps
     assert (other - loss).abs() <= 2 * eps * loss.abs()
     for left, right in zip(other_grads, grads):
-        scale = right.abs().max() if aligned == 0 else 1 / (70 * 0.03)
-        assert (left - right).abs().max() <= 20 * eps * scale
+        assert (left - right).abs().max() <= 10 * eps * right.abs().max()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -24,10 +24,12 @@ CONTRAST_OPTIONS = {
 }
 
 
-@pytest.fixture
-def tiny_blocks(monkeypatch):
+@pytest.fixture(params=["rows kept", "rows made again"])
+def tiny_blocks(monkeypatch, request):
     """Make every loop over blocks go round several times."""
     monkeypatch.setattr(_rows, "BLOCK_BYTES", 4096)
+    if request.param == "rows made again":
+        monkeypatch.setattr(_rows, "KEPT_BYTES", 0)
 
 
 @pytest.mark.parametrize("options", CONTRAST_OPTIONS.values(), ids=CONTRAST_OPTIONS.keys())
@@ -35,8 +37,7 @@ def tiny_blocks(monkeypatch):
 def test_opcheck_contrast(options):
     visual, audio = features(5, 4, (2, 3))
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    with_index = options[2] == "max" and options[0] != "tne"
-    torch.library.opcheck(blockwise._contrast, (visual, audio, temperature, *options, with_index))
+    torch.library.opcheck(blockwise._contrast, (visual, audio, temperature, *options, True))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "transposed audio"])

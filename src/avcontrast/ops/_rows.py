@@ -28,32 +28,51 @@ def blocks(count: int, bytes_each: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def inverse_norm(features: Tensor) -> Tensor:
-    """Return 1 / length along the last dimension, 0 for a vector that counts as zero."""
+KEPT_BYTES = 8 * 2**20
+"""Unit rows of up to this size are kept for the backward pass: transposing the features is a
+quarter of the time of a small batch. Larger ones are made again, which is what bounds the memory."""
+
+
+def lengths(features: Tensor) -> Tensor:
+    """Return the length along the last dimension, infinity for a vector that counts as zero."""
     norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return torch.where(norm > NORM_EPS, norm, torch.inf).reciprocal_()
+    return torch.where(norm > NORM_EPS, norm, torch.inf)
 
 
-def unit_rows(features: Tensor, dtype: torch.dtype, normalize: bool) -> tuple[Tensor, Tensor]:
-    """Return ``features`` (..., d), at unit length if asked for, and their scales.  [..., 1]."""
-    rows = features.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    scale = inverse_norm(rows) if normalize else rows.new_ones(())
-    return rows.mul_(scale), scale
+def unit_rows(
+    features: Tensor, dtype: torch.dtype, normalize: bool, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``features`` (..., d), at unit length if asked for, and their lengths.  [..., 1]."""
+    if out is None:
+        rows = features.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    else:
+        rows = out.copy_(features)
+    length = lengths(rows) if normalize else rows.new_ones(())
+    return rows.div_(length), length
 
 
-def unit_rows_backward(grad: Tensor, rows: Tensor, scale: Tensor, normalize: bool) -> Tensor:
+def unit_rows_backward(grad: Tensor, rows: Tensor, length: Tensor, normalize: bool) -> Tensor:
     """Turn the gradient of unit rows, in place, into that of the features they were made from."""
     if not normalize:
         return grad
     along = (rows * grad).sum(-1, keepdim=True)
-    return grad.addcmul_(rows, along, value=-1).mul_(scale)
+    return grad.addcmul_(rows, along, value=-1).div_(length)
 
 
 def map_rows(
-    visual: Tensor, block: slice, dtype: torch.dtype, normalize: bool
+    visual: Tensor,
+    block: slice,
+    dtype: torch.dtype,
+    normalize: bool,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return a block of maps (b, d, h, w) as contiguous unit rows [n, p, d] and their scales."""
-    return unit_rows(visual[block].flatten(2).transpose(1, 2), dtype, normalize)
+    """Return a block of maps (b, d, h, w) as contiguous unit rows [n, p, d] and their lengths."""
+    return unit_rows(visual[block].flatten(2).transpose(1, 2), dtype, normalize, out)
+
+
+def keeps_rows(visual: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the unit rows of all maps are few enough to be kept for the backward pass."""
+    return visual.numel() * dtype.itemsize <= KEPT_BYTES
 
 
 def empty_maps(visual: Tensor) -> Tensor:
@@ -70,17 +89,20 @@ def store_map(rows: Tensor, maps: Tensor, block: slice) -> None:
         image.copy_(row.T)
 
 
-def forward_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:
-    """Cut the images into blocks for :func:`similarity`."""
-    positions = visual.shape[2] * visual.shape[3]
-    return blocks(visual.shape[0], positions * sum(audio.shape) * audio.element_size())
-
-
-def backward_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:
-    """Cut the images into blocks for the way back."""
+def forward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterator[slice]:
+    """Cut the images into blocks for :func:`similarity`, whose rows may be kept."""
     positions = visual.shape[2] * visual.shape[3]
     m, d = audio.shape
-    return blocks(visual.shape[0], (2 * positions * d + 12 * m) * audio.element_size())
+    temporary = positions * (m if kept else m + d)
+    return blocks(visual.shape[0], temporary * audio.element_size())
+
+
+def backward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterator[slice]:
+    """Cut the images into blocks for the way back, whose rows may have been kept."""
+    positions = visual.shape[2] * visual.shape[3]
+    m, d = audio.shape
+    temporary = positions * d * (1 if kept else 2) + 12 * m
+    return blocks(visual.shape[0], temporary * audio.element_size())
 
 
 def similarity(rows: Tensor, audio: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Two operators with their gradients. What they compute is in ``_rows`` (between the feature maps and
 the logits), ``_sources`` and ``_adjacency`` (after the maximum); this file puts the pieces in order
 and tells PyTorch about them. Kept for the backward pass are the logits (4 bytes a pair in fp32),
-the position of each maximum (1 byte) and a few numbers a row.
+the position of each maximum (1 byte), a few numbers a row and, of small maps, the unit rows.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ def contrast(
     visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
-    with_index = settings.needs_index and (
-        torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
-    )
+    with_backward = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
     terms, *options = settings
-    values, *_ = _contrast(visual, audio, temperature, " ".join(terms), *options, with_index)
+    values, *_ = _contrast(visual, audio, temperature, " ".join(terms), *options, with_backward)
     return list(values.unbind())
 
 
@@ -73,18 +71,18 @@ def _max_similarity_backward(
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(visual.device.type, enabled=False):
         dtype = compute_dtype(visual, audio)
-        vectors, scale = _rows.unit_rows(audio, dtype, normalize)
+        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
         for block in _rows.backward_blocks(visual, vectors):
-            rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
+            rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
             if need_audio:
                 grad_vectors += _rows.gather_from_rows(grad[block], index[block], rows)
             if need_visual:
                 grad_rows = _rows.scatter_to_rows(grad[block], index[block], vectors, rows.shape[1])
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scale, normalize)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
-        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, scale, normalize)
+        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
         return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
 
 
@@ -134,8 +132,8 @@ def _contrast(
     mask: str,
     anchor: str,
     detach_adjacency: bool,
-    with_index: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    with_backward: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(
         tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
     )
@@ -143,15 +141,18 @@ def _contrast(
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
         vectors, _ = _rows.unit_rows(audio, dtype, normalize)
-        outputs = _empty_outputs(visual, audio, settings, with_index)
-        values, logits, index, scales, inner, pooled, own_map, sources = outputs
-        for block in _rows.forward_blocks(visual, vectors):
-            rows, _ = _rows.map_rows(visual, block, dtype, normalize)
+        outputs = _empty_outputs(visual, audio, settings, with_backward)
+        values, logits, index, scales, sums, pooled, own_map, sources, kept, lengths = outputs
+        for block in _rows.forward_blocks(visual, vectors, len(kept) > 0):
+            if len(kept):
+                rows, lengths[block] = _rows.map_rows(visual, block, dtype, normalize, kept[block])
+            else:
+                rows, _ = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_pooled:
                 pooled[block] = rows.mean(1)
             if settings.needs_index:
                 similarity = _rows.similarity(rows, vectors)
-                best, where = _rows.best_positions(similarity, with_index)
+                best, where = _rows.best_positions(similarity, with_backward)
                 logits[block] = best.div_(tau)
                 if where is not None:
                     index[block] = where
@@ -170,7 +171,7 @@ def _contrast(
                 scales[row] = _adjacency.measure(logits, dim)
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
         matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
-        adjacency, inner[:] = _adjacency.forward(matrices, settings)
+        adjacency, sums[:] = _adjacency.forward(matrices, settings)
         for row, term in enumerate(settings.terms):
             values[row] = adjacency[term] if term in adjacency else matrices.cross_entropy(term)
         return outputs
@@ -188,10 +189,10 @@ def _(
     mask: str,
     anchor: str,
     detach_adjacency: bool,
-    with_index: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    with_backward: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(tuple(terms.split()), normalize, pooling)
-    return _empty_outputs(visual, audio, settings, with_index)
+    return _empty_outputs(visual, audio, settings, with_backward)
 
 
 @torch.library.custom_op("avcontrast::contrast_backward", mutates_args=())
@@ -203,10 +204,12 @@ def _contrast_backward(
     logits: Tensor,
     index: Tensor,
     scales: Tensor,
-    inner: Tensor,
+    sums: Tensor,
     pooled: Tensor,
     own_map: Tensor,
     sources: Tensor,
+    kept: Tensor,
+    lengths: Tensor,
     terms: str,
     normalize: bool,
     pooling: str,
@@ -224,22 +227,25 @@ def _contrast_backward(
     with torch.autocast(visual.device.type, enabled=False):
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
-        vectors, scale = _rows.unit_rows(audio, dtype, normalize)
+        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
         grads = dict(zip(settings.terms, grad.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
         matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
         sources_matter = "tne" in settings.terms and (need_visual or mask == "soft")
         wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter
-        adjacency = _adjacency.backward(grads, matrices, inner, settings, wanted, need_temperature)
+        adjacency = _adjacency.backward(grads, matrices, sums, settings, wanted, need_temperature)
         grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
         grad_tau = adjacency.temperature / tau
         grad_visual = _empty_maps_if(need_visual, visual)
 
-        for block in _rows.backward_blocks(visual, vectors):
-            rows, row_scale = _rows.map_rows(visual, block, dtype, normalize)
+        for block in _rows.backward_blocks(visual, vectors, len(kept) > 0):
+            if len(kept):
+                rows, row_lengths = kept[block], lengths[block]
+            else:
+                rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_logits:
                 grad_logits = _adjacency.logits_backward(
-                    grads, matrices, inner, adjacency.signs, block
+                    grads, matrices, sums, adjacency.signs, block
                 ).div_(tau)
                 if need_temperature:
                     grad_tau += (grad_logits * logits[block]).sum()
@@ -268,10 +274,10 @@ def _contrast_backward(
             if need_visual:
                 if settings.needs_pooled:
                     grad_rows += grad_pooled[block, None] / rows.shape[1]
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scale, normalize)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
 
-        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, scale, normalize)
+        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
         return (
             grad_visual,
             grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0),
@@ -288,10 +294,12 @@ def _(
     logits: Tensor,
     index: Tensor,
     scales: Tensor,
-    inner: Tensor,
+    sums: Tensor,
     pooled: Tensor,
     own_map: Tensor,
     sources: Tensor,
+    kept: Tensor,
+    lengths: Tensor,
     terms: str,
     normalize: bool,
     pooling: str,
@@ -340,22 +348,27 @@ def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
 
 
 def _empty_outputs(
-    visual: Tensor, audio: Tensor, settings: Settings, with_index: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    visual: Tensor, audio: Tensor, settings: Settings, with_backward: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     b, d = audio.shape
+    positions = visual.shape[2] * visual.shape[3]
+    dtype = compute_dtype(visual, audio)
+    keep_rows = with_backward and _rows.keeps_rows(visual, dtype)
 
     def empty(*shape: int, needed: bool = True) -> Tensor:
-        return audio.new_empty(shape if needed else 0, dtype=compute_dtype(visual, audio))
+        return audio.new_empty(shape if needed else 0, dtype=dtype)
 
     return (
         empty(len(settings.terms), b),
         empty(b, b, needed=settings.needs_logits),
-        _rows.empty_index(visual, b, with_index),
-        empty(len(_adjacency.SOFTMAXES), 2, b).zero_(),
-        empty(len(_adjacency.INNER), b),
+        _rows.empty_index(visual, b, with_backward and settings.needs_index),
+        empty(len(_adjacency.SOFTMAXES), 3, b).zero_(),
+        empty(len(_adjacency.SIDES), 2, b),
         empty(b, d, needed=settings.needs_pooled),
-        empty(b, visual.shape[2] * visual.shape[3], needed="tne" in settings.terms),
+        empty(b, positions, needed="tne" in settings.terms),
         empty(b, d, needed="tne" in settings.terms),
+        empty(b, positions, d, needed=keep_rows),
+        empty(b, positions, 1, needed=keep_rows),
     )
 
 
