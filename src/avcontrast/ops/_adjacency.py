@@ -53,17 +53,19 @@ class Matrices(NamedTuple):
 
     def softmax(self, name: str, scores: Tensor, block: slice, *, by_column: bool) -> Tensor:
         """Return the softmax of a block of rows, whose own rows may lie in columns.  [r, b]."""
-        highest, total = (_along(vector, block, by_column) for vector in self.scale(name)[:2])
+        highest, total = (
+            _along(vector, block, by_column) for vector in self.scale(name)[:2].unbind()
+        )
         return (scores - highest).exp_().div_(total)
 
     def complement(self, name: str, block: slice) -> Tensor:
         """Return 1 minus the diagonal of a softmax, exact where that is almost 1.  [r]."""
-        _, total, others = self.scale(name)[:, block]
+        _, total, others = self.scale(name)[:, block].unbind()
         return others / total
 
     def cross_entropy(self, direction: str) -> Tensor:
         """Return minus the log-probability of each positive.  [b]."""
-        highest, _, others = self.scale(direction)
+        highest, _, others = self.scale(direction).unbind()
         below = self.logits.diagonal() - highest
         return (others + below.expm1()).log1p_().sub_(below)
 
@@ -86,7 +88,7 @@ def exponentials(scores: Tensor, offset: int, dim: int, scale: Tensor) -> Tensor
     diagonal. Where the positive holds almost all of a row, that last one is what the loss and its
     gradient are made of, and would be lost in 1 - P.
     """
-    highest, total, others = scale
+    highest, total, others = scale.unbind()
     torch.amax(scores, dim, out=highest)
     scores.sub_(highest.unsqueeze(dim)).exp_()
     diagonal = scores.diagonal(offset)

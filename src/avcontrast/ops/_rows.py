@@ -29,8 +29,8 @@ def blocks(count: int, bytes_each: int) -> Iterator[slice]:
 
 
 KEPT_BYTES = 8 * 2**20
-"""Unit rows of up to this size are kept for the backward pass: transposing the features is a
-quarter of the time of a small batch. Larger ones are made again, which is what bounds the memory."""
+"""Unit rows of up to this size are kept for the backward pass: making them is a quarter of the time
+of a small batch. Larger ones are made again, which is what bounds the memory."""
 
 
 def lengths(features: Tensor) -> Tensor:
