@@ -6,7 +6,7 @@ is ``(visual, audio)`` and in a cross-modal matrix the rows are images.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from einops import einsum
@@ -14,7 +14,14 @@ from torch import Tensor
 
 from avcontrast import _checks as checks
 from avcontrast import ops
-from avcontrast.distributed import check_gather
+from avcontrast.distributed import (
+    Peers,
+    check_agreement,
+    check_gather,
+    find_peers,
+    replicated,
+    shared_sum,
+)
 from avcontrast.ops._settings import Settings, compute_dtype
 from avcontrast.ops.dense import unit
 
@@ -33,6 +40,7 @@ __all__ = [
 ]
 
 BOTH_DIRECTIONS = ("visual_to_audio", "audio_to_visual")
+ADJACENCY_TERMS = ("fns_audio", "fns_visual", "tne")
 
 
 class FNACComponents(NamedTuple):
@@ -173,17 +181,20 @@ def info_nce(
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
+    gradient_reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
     """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`."""
     checks.check_features(visual, audio)
     checks.check_common(temperature, normalize, reduction, backend)
     checks.check_info_nce(symmetric, pooling)
-    check_gather(gather_distributed, group)
+    check_gather(gather_distributed, group, gradient_reduction)
+    peers = find_peers(gather_distributed, group)
     terms = BOTH_DIRECTIONS if symmetric else BOTH_DIRECTIONS[:1]
     settings = Settings(terms, normalize=normalize, pooling=pooling)
-    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
-    return _reduce(_contrastive(values), reduction)
+    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
+    values = _contrast(visual, audio, temperature, settings, backend, peers, chosen)
+    return _reduce({"info_nce": _contrastive(values)}, peers, **chosen)["info_nce"]
 
 
 def false_negative_suppression(
@@ -200,6 +211,7 @@ def false_negative_suppression(
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
+    gradient_reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
     """Draw the match to the adjacencies. See :class:`avcontrast.FalseNegativeSuppression`."""
@@ -207,7 +219,8 @@ def false_negative_suppression(
     checks.check_common(temperature, normalize, reduction, backend)
     checks.check_adjacency(adjacency_reduction, detach_adjacency)
     checks.check_suppression(audio_weight, visual_weight, anchor)
-    check_gather(gather_distributed, group)
+    check_gather(gather_distributed, group, gradient_reduction)
+    peers = find_peers(gather_distributed, group)
     weights = {"fns_audio": audio_weight, "fns_visual": visual_weight}
     settings = Settings(
         tuple(term for term, weight in weights.items() if weight),
@@ -215,8 +228,17 @@ def false_negative_suppression(
         anchor=anchor,
         detach_adjacency=detach_adjacency,
     )
-    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
-    parts = _adjacency_parts(values, reduction, adjacency_reduction)
+    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
+    values = _contrast(
+        visual,
+        audio,
+        temperature,
+        settings,
+        backend,
+        peers,
+        {**chosen, **weights, "adjacency_reduction": adjacency_reduction},
+    )
+    parts = _reduce(_adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)
     return _weighted_sum(parts, weights)
 
 
@@ -233,6 +255,7 @@ def true_negative_enhancement(
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
+    gradient_reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
     """Tell apart the sources of sounds. See :class:`avcontrast.TrueNegativeEnhancement`."""
@@ -240,7 +263,8 @@ def true_negative_enhancement(
     checks.check_common(temperature, normalize, reduction, backend)
     checks.check_adjacency(adjacency_reduction, detach_adjacency)
     checks.check_enhancement(threshold, mask)
-    check_gather(gather_distributed, group)
+    check_gather(gather_distributed, group, gradient_reduction)
+    peers = find_peers(gather_distributed, group)
     settings = Settings(
         ("tne",),
         normalize=normalize,
@@ -248,8 +272,17 @@ def true_negative_enhancement(
         mask=mask,
         detach_adjacency=detach_adjacency,
     )
-    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
-    return _adjacency_parts(values, reduction, adjacency_reduction)["tne"]
+    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
+    values = _contrast(
+        visual,
+        audio,
+        temperature,
+        settings,
+        backend,
+        peers,
+        {**chosen, "adjacency_reduction": adjacency_reduction},
+    )
+    return _reduce(_adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)["tne"]
 
 
 def fnac(
@@ -270,6 +303,7 @@ def fnac(
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
+    gradient_reduction: str = "mean",
     backend: str = "auto",
     skip_unweighted: bool = False,
 ) -> FNACComponents:
@@ -294,7 +328,8 @@ def fnac(
     checks.check_enhancement(threshold, mask)
     checks.check_fnac(fns_audio_weight, fns_visual_weight, tne_weight, anchor)
     checks.check_weight("regularization", regularization)
-    check_gather(gather_distributed, group)
+    check_gather(gather_distributed, group, gradient_reduction)
+    peers = find_peers(gather_distributed, group)
     weights = {
         "fns_audio": regularization * fns_audio_weight,
         "fns_visual": regularization * fns_visual_weight,
@@ -309,10 +344,28 @@ def fnac(
         anchor=anchor,
         detach_adjacency=detach_adjacency,
     )
-    values = ops.contrast(visual, audio, temperature, settings, backend=backend)
-    contrastive = _reduce(_contrastive(values), reduction)
-    parts = _adjacency_parts(values, reduction, adjacency_reduction)
-    loss = contrastive
+    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
+    told = {
+        **chosen,
+        "adjacency_reduction": adjacency_reduction,
+        "fns_audio_weight": fns_audio_weight,
+        "fns_visual_weight": fns_visual_weight,
+        "tne_weight": tne_weight,
+    }
+    if not torch.compiler.is_compiling():
+        told["regularization"] = regularization  # in a graph it would be compiled in as a constant
+    values = _contrast(
+        visual,
+        audio,
+        temperature,
+        settings,
+        backend,
+        peers,
+        told,
+    )
+    rows = {"info_nce": _contrastive(values)}
+    parts = _reduce(rows | _adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)
+    contrastive = loss = parts["info_nce"]
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
     for term in weights:
@@ -321,23 +374,41 @@ def fnac(
     return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
 
 
+def _contrast(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: float | Tensor,
+    settings: Settings,
+    backend: str,
+    peers: Peers,
+    chosen: dict[str, Any],
+) -> dict[str, Tensor]:
+    """Return the terms, one value a sample of this process, once all processes agree.  [b] each."""
+    if peers.size > 1:
+        backend = ops.select_backend(backend, visual, audio)
+        learnable = isinstance(temperature, Tensor)
+        shown = "a tensor" if learnable else temperature
+        told = {"backend": backend, "temperature": shown, **settings._asdict(), **chosen}
+        audio = check_agreement(visual, audio, peers, told)
+        if isinstance(temperature, Tensor):
+            temperature = replicated(temperature, peers)
+    return ops.contrast(visual, audio, temperature, settings, backend=backend, peers=peers)
+
+
 def _contrastive(values: dict[str, Tensor]) -> Tensor:
     """Add up the directions that were asked for.  [b]."""
     first, *rest = (values[term] for term in BOTH_DIRECTIONS if term in values)
     return first + rest[0] if rest else first
 
 
-def _adjacency_parts(
-    values: dict[str, Tensor], reduction: str, adjacency_reduction: str
+def _adjacency_rows(
+    values: dict[str, Tensor], adjacency_reduction: str, peers: Peers
 ) -> dict[str, Tensor]:
-    """Reduce the adjacency terms, whose rows came summed."""
-    parts: dict[str, Tensor] = {}
-    for term in ("fns_audio", "fns_visual", "tne"):
-        if term in values:
-            rows = values[term]
-            rows = rows / len(rows) if adjacency_reduction == "mean" else rows
-            parts[term] = _reduce(rows, reduction)
-    return parts
+    """Reduce the rows of the adjacency terms, which came summed.  [b] each."""
+    rows = {term: values[term] for term in ADJACENCY_TERMS if term in values}
+    if adjacency_reduction == "batchmean":
+        return rows
+    return {term: row / (len(row) * peers.size) for term, row in rows.items()}
 
 
 def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -348,7 +419,19 @@ def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor
     return first
 
 
-def _reduce(values: Tensor, reduction: str) -> Tensor:
+def _reduce(
+    values: dict[str, Tensor], peers: Peers, reduction: str, gradient_reduction: str
+) -> dict[str, Tensor]:
+    """Reduce each term over the samples, of all processes in one exchange."""
     if reduction == "none":
         return values
-    return values.mean() if reduction == "mean" else values.sum()
+    if peers.size == 1:
+        return {
+            term: value.mean() if reduction == "mean" else value.sum()
+            for term, value in values.items()
+        }
+    sums = torch.stack([value.sum() for value in values.values()])
+    sums = shared_sum(sums, peers, gradient_reduction)
+    if reduction == "mean":
+        sums = sums / (peers.size * len(next(iter(values.values()))))
+    return dict(zip(values, sums.unbind(), strict=True))

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FNACLoss", "FalseNegativeSuppression", "InfoNCE", "TrueNegativeEnhancement"]
 
-COMMON = ("normalize", "reduction", "gather_distributed", "group", "backend")
+COMMON = (
+    "normalize",
+    "reduction",
+    "gather_distributed",
+    "group",
+    "gradient_reduction",
+    "backend",
+)
 ADJACENCY = ("adjacency_reduction", "detach_adjacency")
 
 
@@ -49,9 +56,12 @@ class InfoNCE(nn.Module):
         normalize: scale features to unit length over the channels first; a vector shorter than
             1e-12 becomes zero and gets no gradient, and so does one whose length overflows.
         reduction: ``"mean"`` or ``"sum"`` over the b samples, or ``"none"``.
-        gather_distributed: contrast over the batches of all processes. This version does so for a
-            single process only.
-        group: the process group to gather over; the default one if None.
+        gather_distributed: contrast over the batches of all processes of ``group``, and return the
+            loss of that global batch on each; see :doc:`/distributed`. In a single process it
+            changes nothing.
+        group: the process group that shares a batch; the default one if None.
+        gradient_reduction: what the training does with the gradients that the processes have of a
+            parameter: ``"mean"``, as DistributedDataParallel and FSDP do, or ``"sum"``.
         backend: ``"auto"``, or one of :data:`avcontrast.ops.BACKENDS`.
 
     Shape:
@@ -91,13 +101,14 @@ class InfoNCE(nn.Module):
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
+        gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
         super().__init__()
         checks.check_temperature(temperature, read_tensor=True)
         checks.check_common(temperature, normalize, reduction, backend)
         checks.check_info_nce(symmetric, pooling)
-        check_gather(gather_distributed, group)
+        check_gather(gather_distributed, group, gradient_reduction)
         self.temperature = temperature
         self.symmetric = symmetric
         self.pooling = pooling
@@ -105,6 +116,7 @@ class InfoNCE(nn.Module):
         self.reduction = reduction
         self.gather_distributed = gather_distributed
         self.group = group
+        self.gradient_reduction = gradient_reduction
         self.backend = backend
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
@@ -148,6 +160,7 @@ class FalseNegativeSuppression(nn.Module):
         reduction: see :class:`InfoNCE`.
         gather_distributed: see :class:`InfoNCE`.
         group: see :class:`InfoNCE`.
+        gradient_reduction: see :class:`InfoNCE`.
         backend: see :class:`InfoNCE`.
 
     Shape:
@@ -199,6 +212,7 @@ class FalseNegativeSuppression(nn.Module):
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
+        gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -206,7 +220,7 @@ class FalseNegativeSuppression(nn.Module):
         checks.check_common(temperature, normalize, reduction, backend)
         checks.check_adjacency(adjacency_reduction, detach_adjacency)
         checks.check_suppression(audio_weight, visual_weight, anchor)
-        check_gather(gather_distributed, group)
+        check_gather(gather_distributed, group, gradient_reduction)
         self.temperature = temperature
         self.audio_weight = audio_weight
         self.visual_weight = visual_weight
@@ -217,6 +231,7 @@ class FalseNegativeSuppression(nn.Module):
         self.reduction = reduction
         self.gather_distributed = gather_distributed
         self.group = group
+        self.gradient_reduction = gradient_reduction
         self.backend = backend
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
@@ -262,6 +277,7 @@ class TrueNegativeEnhancement(nn.Module):
         reduction: see :class:`InfoNCE`.
         gather_distributed: see :class:`InfoNCE`.
         group: see :class:`InfoNCE`.
+        gradient_reduction: see :class:`InfoNCE`.
         backend: see :class:`InfoNCE`.
 
     Shape:
@@ -306,6 +322,7 @@ class TrueNegativeEnhancement(nn.Module):
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
+        gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -313,7 +330,7 @@ class TrueNegativeEnhancement(nn.Module):
         checks.check_common(temperature, normalize, reduction, backend)
         checks.check_adjacency(adjacency_reduction, detach_adjacency)
         checks.check_enhancement(threshold, mask)
-        check_gather(gather_distributed, group)
+        check_gather(gather_distributed, group, gradient_reduction)
         self.temperature = temperature
         self.threshold = threshold
         self.mask = mask
@@ -323,6 +340,7 @@ class TrueNegativeEnhancement(nn.Module):
         self.reduction = reduction
         self.gather_distributed = gather_distributed
         self.group = group
+        self.gradient_reduction = gradient_reduction
         self.backend = backend
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
@@ -365,6 +383,7 @@ class FNACLoss(nn.Module):
         reduction: see :class:`InfoNCE`.
         gather_distributed: see :class:`InfoNCE`.
         group: see :class:`InfoNCE`.
+        gradient_reduction: see :class:`InfoNCE`.
         backend: see :class:`InfoNCE`.
 
     Shape:
@@ -428,6 +447,7 @@ class FNACLoss(nn.Module):
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
+        gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -436,7 +456,7 @@ class FNACLoss(nn.Module):
         checks.check_adjacency(adjacency_reduction, detach_adjacency)
         checks.check_enhancement(threshold, mask)
         checks.check_fnac(fns_audio_weight, fns_visual_weight, tne_weight, anchor)
-        check_gather(gather_distributed, group)
+        check_gather(gather_distributed, group, gradient_reduction)
         self.temperature = temperature
         self.fns_audio_weight = fns_audio_weight
         self.fns_visual_weight = fns_visual_weight
@@ -450,6 +470,7 @@ class FNACLoss(nn.Module):
         self.reduction = reduction
         self.gather_distributed = gather_distributed
         self.group = group
+        self.gradient_reduction = gradient_reduction
         self.backend = backend
 
     def forward(self, visual: Tensor, audio: Tensor, *, regularization: float = 1.0) -> Tensor:

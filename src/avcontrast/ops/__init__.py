@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from avcontrast._checks import check_choice
+from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense
 from avcontrast.ops._settings import Settings, compute_dtype
 
@@ -110,8 +111,9 @@ def contrast(
     settings: Settings,
     *,
     backend: str,
+    peers: Peers = ALONE,
 ) -> dict[str, Tensor]:
-    """Return the terms that ``settings`` names, one value a sample.  [b].
+    """Return the terms that ``settings`` names, one value a sample of this process.  [b].
 
     The contrastive terms are cross entropies; the adjacency terms are sums over a row.
     """
@@ -135,7 +137,7 @@ def contrast(
         raise ValueError(
             f"temperature must be on the features' device {visual.device}, got {temperature.device}"
         )
-    values = _MODULES[chosen].contrast(visual, audio, temperature, settings)
+    values = _MODULES[chosen].contrast(visual, audio, temperature, settings, peers)
     return dict(zip(settings.terms, values, strict=True))
 
 

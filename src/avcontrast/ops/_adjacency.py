@@ -14,15 +14,21 @@ matrices anew and needs, beside them, how each row was scaled, and these two sum
 side. A row is scaled by its maximum and the sum of exponentials below it: one log-sum-exp would
 lose digits, logits being large. Gram matrices are symmetric: with G = Y Y^T / tau the features get
 (dG + dG^T) Y / tau, to which each block of rows of dG, or of its transpose, adds its part.
+
+Where processes share a batch, each has the rows of the logits that belong to its own images, and
+everything else as if it were alone: vectors of all samples, and what belongs to all rows. ``rows``
+then counts within the process, ``own`` within the global batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from avcontrast.distributed import ALONE, Peers, all_gather, all_reduce
 from avcontrast.ops._rows import blocks
 from avcontrast.ops._settings import Settings
 
@@ -37,13 +43,35 @@ SIDES = tuple((term, side) for term in PAIRS for side in ("left", "right"))
 
 
 class Matrices(NamedTuple):
-    """What the b x b matrices are made of; ``features`` holds only what some term needs."""
+    """What the b x b matrices are made of; ``features`` holds only what some term needs.
+
+    Args:
+        logits: of the own images with all audio vectors.  [n, b].
+        features: vectors of all samples, by name.  [b, d].
+        scales: how each row of each softmax was scaled, see :func:`exponentials`.  [., 3, b].
+        tau: the temperature.
+        anchor: see :class:`Settings`.
+        peers: the processes that share the batch.
+    """
 
     logits: Tensor
     features: dict[str, Tensor]
     scales: Tensor
     tau: Tensor
     anchor: str
+    peers: Peers = ALONE
+
+    @property
+    def own(self) -> slice:
+        """Where the samples of this process lie."""
+        return self.peers.own(self.scales.shape[-1] // self.peers.size)
+
+    def blocks(self, matrices: int) -> Iterator[tuple[slice, slice]]:
+        """Cut the own rows into blocks that leave room for some matrices."""
+        first, last, _ = self.own.indices(self.scales.shape[-1])
+        bytes_each = matrices * self.scales.shape[-1] * self.scales.element_size()
+        for rows in blocks(last - first, bytes_each):
+            yield rows, slice(first + rows.start, first + rows.stop)
 
     def scale(self, name: str) -> Tensor:
         """Return how each row of a softmax was scaled, see :func:`exponentials`.  [3, b]."""
@@ -51,28 +79,28 @@ class Matrices(NamedTuple):
             name = "visual_to_audio" if self.anchor == "visual" else "audio_to_visual"
         return self.scales[SOFTMAXES.index(name)]
 
-    def softmax(self, name: str, scores: Tensor, block: slice, *, by_column: bool) -> Tensor:
+    def softmax(self, name: str, scores: Tensor, own: slice, *, by_column: bool) -> Tensor:
         """Return the softmax of a block of rows, whose own rows may lie in columns.  [r, b]."""
         highest, total = (
-            _along(vector, block, by_column) for vector in self.scale(name)[:2].unbind()
+            _along(vector, own, by_column) for vector in self.scale(name)[:2].unbind()
         )
         return (scores - highest).exp_().div_(total)
 
-    def complement(self, name: str, block: slice) -> Tensor:
+    def complement(self, name: str, own: slice) -> Tensor:
         """Return 1 minus the diagonal of a softmax, exact where that is almost 1.  [r]."""
-        _, total, others = self.scale(name)[:, block].unbind()
+        _, total, others = self.scale(name)[:, own].unbind()
         return others / total
 
     def cross_entropy(self, direction: str) -> Tensor:
-        """Return minus the log-probability of each positive.  [b]."""
-        highest, _, others = self.scale(direction).unbind()
-        below = self.logits.diagonal() - highest
+        """Return minus the log-probability of each positive.  [n]."""
+        highest, _, others = self.scale(direction)[:, self.own].unbind()
+        below = self.logits.diagonal(self.own.start) - highest
         return (others + below.expm1()).log1p_().sub_(below)
 
-    def gram(self, name: str, rows: slice) -> Tensor:
+    def gram(self, name: str, own: slice) -> Tensor:
         """Return rows of a Gram matrix over the temperature.  [r, b]."""
         features = self.features[name]
-        return (features[rows] @ features.T).div_(self.tau)
+        return (features[own] @ features.T).div_(self.tau)
 
 
 def needed_grams(settings: Settings) -> tuple[str, ...]:
@@ -81,67 +109,103 @@ def needed_grams(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in GRAMS if name in used)
 
 
-def exponentials(scores: Tensor, offset: int, dim: int, scale: Tensor) -> Tensor:
-    """Turn scores, in place, into their exponentials relative to the maximum over ``dim``.
+def exponentials(scores: Tensor, own: slice, scale: Tensor) -> Tensor:
+    """Turn rows of scores, in place, into their exponentials relative to the maximum of each row.
 
     Writes into ``scale`` (3, r) that maximum, the sum of the exponentials, and the sum without the
     diagonal. Where the positive holds almost all of a row, that last one is what the loss and its
     gradient are made of, and would be lost in 1 - P.
     """
     highest, total, others = scale.unbind()
-    torch.amax(scores, dim, out=highest)
-    scores.sub_(highest.unsqueeze(dim)).exp_()
-    diagonal = scores.diagonal(offset)
-    own = diagonal.clone()
+    torch.amax(scores, 1, out=highest)
+    scores.sub_(highest[:, None]).exp_()
+    diagonal = scores.diagonal(own.start)
+    positive = diagonal.clone()
     diagonal.zero_()
-    torch.sum(scores, dim, out=others)
-    torch.add(others, own, out=total)
-    diagonal.copy_(own)
+    torch.sum(scores, 1, out=others)
+    torch.add(others, positive, out=total)
+    diagonal.copy_(positive)
     return scores
 
 
-def measure(logits: Tensor, dim: int) -> Tensor:
-    """Return the scale of a softmax over ``dim`` of a square matrix.  [3, b]."""
-    size = logits.shape[0]
-    scale = logits.new_empty(3, size)
-    for block in blocks(size, 4 * size * logits.element_size()):
-        if dim == 1:
-            exponentials(logits[block].clone(), block.start, 1, scale[:, block])
-        else:
-            exponentials(logits[:, block].clone(), -block.start, 0, scale[:, block])
-    return scale
+def measure_rows(matrices: Matrices) -> None:
+    """Fill in the scales of the softmax over each own row of the logits."""
+    scale = matrices.scale("visual_to_audio")
+    for rows, own in matrices.blocks(4):
+        exponentials(matrices.logits[rows].clone(), own, scale[:, own])
+
+
+def measure_columns(matrices: Matrices) -> None:
+    """Fill in the scales of the softmax over each column of the logits, of which this is a part."""
+    highest, total, others = matrices.scale("audio_to_visual").unbind()
+    highest.copy_(all_reduce(matrices.logits.amax(0), matrices.peers, highest=True))
+    sums = torch.zeros_like(matrices.scales[0, :2])
+    for rows, own in matrices.blocks(4):
+        part = (matrices.logits[rows] - highest).exp_()
+        diagonal = part.diagonal(own.start)
+        sums[0, own] = diagonal
+        diagonal.zero_()
+        sums[1] += part.sum(0)
+    positive, rest = all_reduce(sums, matrices.peers).unbind()
+    others.copy_(rest)
+    torch.add(rest, positive, out=total)
+
+
+def measure_gram(matrices: Matrices, name: str) -> None:
+    """Fill in the scales of all rows of a Gram matrix, whose rows are going to lie in columns."""
+    scale = matrices.scale(name)
+    for _, own in matrices.blocks(4):
+        exponentials(matrices.gram(name, own), own, scale[:, own])
+    scale.copy_(all_gather(scale[:, matrices.own].T, matrices.peers).T)
 
 
 def forward(matrices: Matrices, settings: Settings) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the adjacency terms, [b] each, and for ``SIDES`` the sums above and below.  [., 2, b].
+    """Return the adjacency terms, [n] each, and for ``SIDES`` the sums above and below.  [., 2, b].
 
     Fills in the scales of the Gram matrices.
     """
-    b = matrices.scales.shape[-1]
     terms = [term for term in settings.terms if term in PAIRS]
-    values = {term: matrices.scales.new_empty(b) for term in terms}
-    sums = matrices.scales.new_zeros(len(SIDES), 2, b)
-    for rows in blocks(b, 8 * b * sums.element_size()):
-        softmax = {}
-        for name in needed_grams(settings):
-            scale = matrices.scale(name)[:, rows]
-            gram = exponentials(matrices.gram(name, rows), rows.start, 1, scale)
-            softmax[name] = gram.div_(scale[1, :, None])
-        if settings.suppresses:
-            logits = matrices.logits
-            scores = logits[rows] if settings.anchor == "visual" else logits[:, rows].T
-            softmax["match"] = matrices.softmax("match", scores, rows, by_column=False)
+    values = {term: torch.zeros_like(matrices.scales[0, 0]) for term in terms}
+    sums = matrices.scales.new_zeros(len(SIDES), 2, matrices.scales.shape[-1])
+    in_columns = [term for term in terms if _by_column(term, settings.anchor)]
+    for term in in_columns:
+        measure_gram(matrices, PAIRS[term][0])
+    for rows, own in matrices.blocks(8):
+        softmax: dict[tuple[str, bool], Tensor] = {}
         for term in terms:
-            left, right = (softmax[name] for name in PAIRS[term])
-            gap = _gap(left, right, term, matrices, rows)
-            values[term][rows] = gap.abs().sum(1)
+            by_column = term in in_columns
+            for name in PAIRS[term]:
+                if (name, by_column) not in softmax:
+                    made = _softmax_rows(matrices, name, rows, own, by_column=by_column)
+                    softmax[name, by_column] = made
+            left, right = (softmax[name, by_column] for name in PAIRS[term])
+            gap = _gap(left, right, term, matrices, own)
+            _add_along(values[term], gap.abs(), own, by_column)
             above = gap.sign_().add_(1)
             below = 2 - above
-            for side, softmax_rows in (("left", left), ("right", right)):
-                above_below = sums[SIDES.index((term, side)), :, rows]
-                above_below[0] = torch.linalg.vecdot(above, softmax_rows)
-                above_below[1] = torch.linalg.vecdot(below, softmax_rows)
-    return values, sums
+            for side, half in (("left", left), ("right", right)):
+                into = sums[SIDES.index((term, side))]
+                _add_along(into[0], above * half, own, by_column)
+                _add_along(into[1], below * half, own, by_column)
+    for term in in_columns:
+        values[term] = all_reduce(values[term], matrices.peers)
+        for side in ("left", "right"):
+            into = sums[SIDES.index((term, side))]
+            into.copy_(all_reduce(into, matrices.peers))
+    return {term: value[matrices.own] for term, value in values.items()}, sums
+
+
+def _softmax_rows(
+    matrices: Matrices, name: str, rows: slice, own: slice, *, by_column: bool
+) -> Tensor:
+    """Return a block of the softmax of a match or Gram matrix, made for the first time.  [r, b]."""
+    if name == "match":
+        return matrices.softmax(name, matrices.logits[rows], own, by_column=by_column)
+    gram = matrices.gram(name, own)
+    if by_column:
+        return matrices.softmax(name, gram, own, by_column=True)
+    scale = matrices.scale(name)[:, own]
+    return exponentials(gram, own, scale).div_(scale[1, :, None])
 
 
 class AdjacencyGradient(NamedTuple):
@@ -149,7 +213,7 @@ class AdjacencyGradient(NamedTuple):
 
     Args:
         features: gradients of the vectors, by name; zero where not wanted.  [b, d].
-        signs: the sign s of each suppression term, laid out like the logits.  [b, b] int8.
+        signs: the sign s of each suppression term, laid out like the logits.  [n, b] int8.
         temperature: the sum of dG * G over all Gram matrices, if needed.
     """
 
@@ -167,27 +231,30 @@ def backward(
     need_temperature: bool,
 ) -> AdjacencyGradient:
     """Return the gradients of the features named in ``wanted``, and the signs that dL will need."""
-    b = matrices.scales.shape[-1]
     terms = [term for term in settings.terms if term in PAIRS]
     names = needed_grams(settings)
     result = AdjacencyGradient(
         {name: torch.zeros_like(features) for name, features in matrices.features.items()},
-        {term: sums.new_empty(b, b, dtype=torch.int8) for term in terms if term != "tne"},
+        {
+            term: torch.empty_like(matrices.logits, dtype=torch.int8)
+            for term in terms
+            if term != "tne"
+        },
         sums.new_zeros(()),
     )
-    for rows in blocks(b, 10 * b * sums.element_size()):
-        grams = {name: matrices.gram(name, rows) for name in names}
+    for rows, own in matrices.blocks(10):
+        grams = {name: matrices.gram(name, own) for name in names}
         grad_grams: dict[str, Tensor] = {}
         for term in terms:
-            grad = _term_backward(grads[term], term, grams, matrices, sums, rows, result.signs)
+            grad = _term_backward(grads[term], term, grams, matrices, sums, rows, own, result.signs)
             for name, part in grad.items():
                 if name == "sources" or not settings.detach_adjacency:
                     grad_grams[name] = grad_grams[name].add_(part) if name in grad_grams else part
         for name, grad_gram in grad_grams.items():
             if name in wanted:
                 features, into = matrices.features[name], result.features[name]
-                into.addmm_(grad_gram.T, features[rows])
-                into[rows] += grad_gram @ features
+                into.addmm_(grad_gram.T, features[own])
+                into[own] += grad_gram @ features
             if need_temperature:
                 result.temperature.add_((grad_gram.mul_(grams[name])).sum())
     for grad_features in result.features.values():
@@ -202,6 +269,7 @@ def _term_backward(
     matrices: Matrices,
     sums: Tensor,
     rows: slice,
+    own: slice,
     signs: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Return the gradients of the Gram matrices of one term in a block of rows.
@@ -209,20 +277,20 @@ def _term_backward(
     The match of an audio anchor has its rows in the columns of the logits. Its term is then
     handled transposed as a whole, which costs nothing since the Gram matrices are symmetric.
     """
-    by_column = term != "tne" and matrices.anchor == "audio"
+    by_column = _by_column(term, matrices.anchor)
     left_name, right_name = PAIRS[term]
     right_scores = matrices.logits[rows] if right_name == "match" else grams[right_name]
-    left = matrices.softmax(left_name, grams[left_name], rows, by_column=by_column)
-    right = matrices.softmax(right_name, right_scores, rows, by_column=by_column)
-    sign = _gap(left, right, term, matrices, rows).sign_()
+    left = matrices.softmax(left_name, grams[left_name], own, by_column=by_column)
+    right = matrices.softmax(right_name, right_scores, own, by_column=by_column)
+    sign = _gap(left, right, term, matrices, own).sign_()
     if right_name == "match":
         signs[term][rows] = sign.to(torch.int8)
-    grad = _along(grad, rows, by_column)
+    grad = _along(grad, own, by_column)
     result = {}
     if right_name != "match":
-        centred = _centred(sign, sums[SIDES.index((term, "right"))], rows, by_column)
+        centred = _centred(sign, sums[SIDES.index((term, "right"))], own, by_column)
         result[right_name] = right.mul_(centred).mul_(-grad)
-    centred = _centred(sign, sums[SIDES.index((term, "left"))], rows, by_column)
+    centred = _centred(sign, sums[SIDES.index((term, "left"))], own, by_column)
     result[left_name] = left.mul_(centred).mul_(grad)
     return result
 
@@ -235,6 +303,8 @@ def logits_backward(
     rows: slice,
 ) -> Tensor:
     """Return the gradient of all terms with respect to a block of rows of the logits.  [r, b]."""
+    first = matrices.own.start
+    own = slice(first + rows.start, first + rows.stop)
     logits = matrices.logits[rows]
     result = torch.zeros_like(logits)
     for direction in ("visual_to_audio", "audio_to_visual"):
@@ -242,34 +312,47 @@ def logits_backward(
         anchored = signs if by_column == (matrices.anchor == "audio") else {}
         if direction not in grads and not anchored:
             continue
-        softmax = matrices.softmax(direction, logits, rows, by_column=by_column)
+        softmax = matrices.softmax(direction, logits, own, by_column=by_column)
         for term, sign in anchored.items():
             side = sums[SIDES.index((term, "right"))]
-            centred = _centred(sign[rows].to(logits.dtype), side, rows, by_column)
-            grad = _along(grads[term], rows, by_column)
+            centred = _centred(sign[rows].to(logits.dtype), side, own, by_column)
+            grad = _along(grads[term], own, by_column)
             result.addcmul_(centred.mul_(softmax), grad, value=-1)
         if direction in grads:
-            softmax.diagonal(rows.start).copy_(-matrices.complement(direction, rows))
-            result.addcmul_(softmax, _along(grads[direction], rows, by_column))
+            softmax.diagonal(own.start).copy_(-matrices.complement(direction, own))
+            result.addcmul_(softmax, _along(grads[direction], own, by_column))
     return result
 
 
-def _gap(left: Tensor, right: Tensor, term: str, matrices: Matrices, rows: slice) -> Tensor:
+def _by_column(term: str, anchor: str) -> bool:
+    """Whether a term compares columns of the logits, and so has its rows in columns."""
+    return term != "tne" and anchor == "audio"
+
+
+def _gap(left: Tensor, right: Tensor, term: str, matrices: Matrices, own: slice) -> Tensor:
     """Return Q - T for a block of rows.  [r, b]."""
     left_name, right_name = PAIRS[term]
     gap = left - right
-    gap.diagonal(rows.start).copy_(
-        matrices.complement(right_name, rows) - matrices.complement(left_name, rows)
+    gap.diagonal(own.start).copy_(
+        matrices.complement(right_name, own) - matrices.complement(left_name, own)
     )
     return gap
 
 
-def _centred(sign: Tensor, above_below: Tensor, rows: slice, by_column: bool) -> Tensor:
+def _centred(sign: Tensor, above_below: Tensor, own: slice, by_column: bool) -> Tensor:
     """Return s - <s, Q> for a block of rows of signs s.  [r, b]."""
-    above, below = (_along(vector, rows, by_column) for vector in above_below.unbind())
+    above, below = (_along(vector, own, by_column) for vector in above_below.unbind())
     return torch.lerp(-above, below, (1 + sign).mul_(0.5))
 
 
-def _along(vector: Tensor, rows: slice, by_column: bool) -> Tensor:
+def _along(vector: Tensor, own: slice, by_column: bool) -> Tensor:
     """Lay one number a row out so that it meets a block of rows, or of their transposes."""
-    return vector[None, :] if by_column else vector[rows, None]
+    return vector[None, :] if by_column else vector[own, None]
+
+
+def _add_along(vector: Tensor, matrix: Tensor, own: slice, by_column: bool) -> None:
+    """Add the sums of a block of rows, or of their transposes, to one number a row."""
+    if by_column:
+        vector += matrix.sum(0)
+    else:
+        vector[own] += matrix.sum(1)

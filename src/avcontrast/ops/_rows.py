@@ -71,8 +71,12 @@ def map_rows(
 
 
 def keeps_rows(visual: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the unit rows of all maps are few enough to be kept for the backward pass."""
-    return visual.numel() * dtype.itemsize <= KEPT_BYTES
+    """Whether the unit rows of all maps are few enough to be kept for the backward pass.
+
+    Vectors are not: they need no transposing.
+    """
+    is_map = visual.shape[2] * visual.shape[3] > 1
+    return is_map and visual.numel() * dtype.itemsize <= KEPT_BYTES
 
 
 def empty_maps(visual: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avcontrast.distributed import ALONE, Peers, all_gather, reduce_scatter
 from avcontrast.ops import _adjacency, _rows, _sources
 from avcontrast.ops._settings import Settings, compute_dtype
 
@@ -25,12 +26,14 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
 
 
 def contrast(
-    visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings
+    visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings, peers: Peers = ALONE
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
     with_backward = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
     terms, *options = settings
-    values, *_ = _contrast(visual, audio, temperature, " ".join(terms), *options, with_backward)
+    values, *_ = _contrast(
+        visual, audio, temperature, " ".join(terms), *options, *peers, with_backward
+    )
     return list(values.unbind())
 
 
@@ -132,24 +135,39 @@ def _contrast(
     mask: str,
     anchor: str,
     detach_adjacency: bool,
+    size: int,
+    rank: int,
+    group: str,
     with_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(
         tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
     )
     with torch.autocast(visual.device.type, enabled=False):
+        peers = Peers(size, rank, group)
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
-        vectors, _ = _rows.unit_rows(audio, dtype, normalize)
-        outputs = _empty_outputs(visual, audio, settings, with_backward)
-        values, logits, index, scales, sums, pooled, own_map, sources, kept, lengths = outputs
+        own_vectors, _ = _rows.unit_rows(audio, dtype, normalize)
+        vectors = all_gather(own_vectors, peers)
+        outputs = _empty_outputs(visual, audio, settings, peers, with_backward)
+        values, logits, index, scales, sums, pooled, own_map, sources, kept, lengths, _ = outputs
+        matrices = _adjacency.Matrices(
+            logits,
+            {"audio": vectors, "pooled": pooled, "sources": sources},
+            scales,
+            tau,
+            anchor,
+            peers,
+        )
+        first = matrices.own.start
         for block in _rows.forward_blocks(visual, vectors, len(kept) > 0):
+            own = slice(first + block.start, first + block.stop)
             if len(kept):
                 rows, lengths[block] = _rows.map_rows(visual, block, dtype, normalize, kept[block])
             else:
                 rows, _ = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_pooled:
-                pooled[block] = rows.mean(1)
+                pooled[own] = rows.mean(1)
             if settings.needs_index:
                 similarity = _rows.similarity(rows, vectors)
                 best, where = _rows.best_positions(similarity, with_backward)
@@ -157,24 +175,27 @@ def _contrast(
                 if where is not None:
                     index[block] = where
             elif settings.needs_logits:
-                logits[block] = (pooled[block] @ vectors.T).div_(tau)
+                logits[block] = (pooled[own] @ vectors.T).div_(tau)
             if "tne" in settings.terms:
                 if settings.needs_index:
-                    own = similarity[block].diagonal().T
+                    own_similarity = similarity[own].diagonal().T
                 else:
-                    own = _sources.own_similarity(rows, vectors[block])
-                own_map[block] = own / tau
-                sources[block] = _sources.forward(rows, own_map[block], settings)
+                    own_similarity = _sources.own_similarity(rows, vectors[own])
+                own_map[block] = own_similarity / tau
+                sources[own] = _sources.forward(rows, own_map[block], settings)
 
-        for row, (direction, dim) in enumerate((("visual_to_audio", 1), ("audio_to_visual", 0))):
-            if direction in settings.directions:
-                scales[row] = _adjacency.measure(logits, dim)
-        features = {"audio": vectors, "pooled": pooled, "sources": sources}
-        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
+        if "fns_visual" in settings.terms:
+            pooled.copy_(all_gather(pooled[matrices.own], peers))
+        if "tne" in settings.terms:
+            sources.copy_(all_gather(sources[matrices.own], peers))
+        if "visual_to_audio" in settings.directions:
+            _adjacency.measure_rows(matrices)
+        if "audio_to_visual" in settings.directions:
+            _adjacency.measure_columns(matrices)
         adjacency, sums[:] = _adjacency.forward(matrices, settings)
         for row, term in enumerate(settings.terms):
             values[row] = adjacency[term] if term in adjacency else matrices.cross_entropy(term)
-        return outputs
+        return *outputs[:-1], vectors if size > 1 else outputs[-1]
 
 
 @_contrast.register_fake
@@ -189,10 +210,13 @@ def _(
     mask: str,
     anchor: str,
     detach_adjacency: bool,
+    size: int,
+    rank: int,
+    group: str,
     with_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(tuple(terms.split()), normalize, pooling)
-    return _empty_outputs(visual, audio, settings, with_backward)
+    return _empty_outputs(visual, audio, settings, Peers(size, rank, group), with_backward)
 
 
 @torch.library.custom_op("avcontrast::contrast_backward", mutates_args=())
@@ -210,6 +234,7 @@ def _contrast_backward(
     sources: Tensor,
     kept: Tensor,
     lengths: Tensor,
+    vectors: Tensor,
     terms: str,
     normalize: bool,
     pooling: str,
@@ -217,6 +242,9 @@ def _contrast_backward(
     mask: str,
     anchor: str,
     detach_adjacency: bool,
+    size: int,
+    rank: int,
+    group: str,
     need_visual: bool,
     need_audio: bool,
     need_temperature: bool,
@@ -225,20 +253,30 @@ def _contrast_backward(
         tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
     )
     with torch.autocast(visual.device.type, enabled=False):
+        peers = Peers(size, rank, group)
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
-        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
-        grads = dict(zip(settings.terms, grad.unbind(), strict=True))
+        own_vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        vectors = vectors if size > 1 else own_vectors
+        grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
-        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor)
+        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor, peers)
         sources_matter = "tne" in settings.terms and (need_visual or mask == "soft")
         wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter
         adjacency = _adjacency.backward(grads, matrices, sums, settings, wanted, need_temperature)
         grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
+        if "pooled" in wanted and "fns_visual" in settings.terms:
+            grad_pooled = reduce_scatter(grad_pooled, peers)
+        else:
+            grad_pooled = grad_pooled[matrices.own]
+        if sources_matter:
+            grad_sources = reduce_scatter(grad_sources, peers)
         grad_tau = adjacency.temperature / tau
         grad_visual = _empty_maps_if(need_visual, visual)
+        first = matrices.own.start
 
         for block in _rows.backward_blocks(visual, vectors, len(kept) > 0):
+            own = slice(first + block.start, first + block.stop)
             if len(kept):
                 rows, row_lengths = kept[block], lengths[block]
             else:
@@ -258,18 +296,18 @@ def _contrast_backward(
             if settings.pools_mean and need_visual:
                 grad_pooled[block] += grad_logits @ vectors
             if settings.pools_mean and need_audio:
-                grad_vectors.addmm_(grad_logits.T, pooled[block])
+                grad_vectors.addmm_(grad_logits.T, pooled[own])
             if sources_matter:
                 grad_own_vectors, grad_own_tau = _sources.backward(
                     grad_sources[block],
                     rows,
-                    vectors[block],
+                    vectors[own],
                     own_map[block],
                     tau,
                     settings,
                     grad_rows,
                 )
-                grad_vectors[block] += grad_own_vectors
+                grad_vectors[own] += grad_own_vectors
                 grad_tau += grad_own_tau
             if need_visual:
                 if settings.needs_pooled:
@@ -277,10 +315,14 @@ def _contrast_backward(
                 grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
 
-        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
+        grad_audio = audio.new_empty(0)
+        if need_audio:
+            grad_audio = _rows.unit_rows_backward(
+                reduce_scatter(grad_vectors, peers), own_vectors, vector_lengths, normalize
+            ).to(audio.dtype)
         return (
             grad_visual,
-            grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0),
+            grad_audio,
             (-grad_tau).to(temperature.dtype) if need_temperature else temperature.new_empty(0),
         )
 
@@ -300,6 +342,7 @@ def _(
     sources: Tensor,
     kept: Tensor,
     lengths: Tensor,
+    vectors: Tensor,
     terms: str,
     normalize: bool,
     pooling: str,
@@ -307,6 +350,9 @@ def _(
     mask: str,
     anchor: str,
     detach_adjacency: bool,
+    size: int,
+    rank: int,
+    group: str,
     need_visual: bool,
     need_audio: bool,
     need_temperature: bool,
@@ -348,9 +394,10 @@ def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
 
 
 def _empty_outputs(
-    visual: Tensor, audio: Tensor, settings: Settings, with_backward: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    b, d = audio.shape
+    visual: Tensor, audio: Tensor, settings: Settings, peers: Peers, with_backward: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n, d = audio.shape
+    b = n * peers.size
     positions = visual.shape[2] * visual.shape[3]
     dtype = compute_dtype(visual, audio)
     keep_rows = with_backward and _rows.keeps_rows(visual, dtype)
@@ -359,16 +406,17 @@ def _empty_outputs(
         return audio.new_empty(shape if needed else 0, dtype=dtype)
 
     return (
-        empty(len(settings.terms), b),
-        empty(b, b, needed=settings.needs_logits),
+        empty(len(settings.terms), n),
+        empty(n, b, needed=settings.needs_logits),
         _rows.empty_index(visual, b, with_backward and settings.needs_index),
         empty(len(_adjacency.SOFTMAXES), 3, b).zero_(),
         empty(len(_adjacency.SIDES), 2, b),
         empty(b, d, needed=settings.needs_pooled),
-        empty(b, positions, needed="tne" in settings.terms),
+        empty(n, positions, needed="tne" in settings.terms),
         empty(b, d, needed="tne" in settings.terms),
-        empty(b, positions, d, needed=keep_rows),
-        empty(b, positions, 1, needed=keep_rows),
+        empty(n, positions, d, needed=keep_rows),
+        empty(n, positions, 1, needed=keep_rows),
+        empty(b, d, needed=peers.size > 1),
     )
 
 

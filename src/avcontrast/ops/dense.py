@@ -6,6 +6,7 @@ import torch
 from einops import einsum, rearrange, reduce
 from torch import Tensor
 
+from avcontrast.distributed import ALONE, Peers, gather, highest, total
 from avcontrast.ops._settings import NORM_EPS, RANGE_EPS, Settings, compute_dtype
 
 
@@ -23,38 +24,39 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
 
 
 def contrast(
-    visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings
+    visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings, peers: Peers = ALONE
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
     with torch.autocast(visual.device.type, enabled=False):
         visual, audio = _prepare(visual, audio, settings.normalize)
         tau = temperature.to(visual.dtype)
-        terms = settings.terms
+        terms, detach = settings.terms, settings.detach_adjacency
+        own = peers.own(len(audio)).start
         values = {}
 
         if settings.needs_logits:
-            similarity = einsum(visual, audio, "n d p, m d -> n m p")
+            similarity = einsum(visual, gather(audio, peers), "n d p, m d -> n m p")
             best = similarity.max(-1).values if settings.pooling == "max" else similarity.mean(-1)
             logits = best / tau
         if "visual_to_audio" in terms:
-            values["visual_to_audio"] = -logits.log_softmax(1).diagonal()
+            values["visual_to_audio"] = -logits.log_softmax(1).diagonal(own)
         if "audio_to_visual" in terms:
-            values["audio_to_visual"] = -logits.log_softmax(0).diagonal()
+            values["audio_to_visual"] = -_log_softmax_columns(logits, peers).diagonal(own)
 
         if settings.suppresses:
-            match = (logits if settings.anchor == "visual" else logits.T).softmax(1)
-        if "fns_audio" in terms or "tne" in terms:
-            of_audio = _adjacency(audio, tau, detach=settings.detach_adjacency)
+            by_column = settings.anchor == "audio"
+            match = _log_softmax_columns(logits, peers).exp() if by_column else logits.softmax(1)
         if "fns_audio" in terms:
-            values["fns_audio"] = (of_audio - match).abs().sum(1)
+            of_audio = _adjacency(audio, tau, peers, by_column=by_column, detach=detach)
+            values["fns_audio"] = _distance(of_audio, match, peers, by_column=by_column)
         if "fns_visual" in terms:
             pooled = reduce(visual, "b d p -> b d", "mean")
-            of_visual = _adjacency(pooled, tau, detach=settings.detach_adjacency)
-            values["fns_visual"] = (of_visual - match).abs().sum(1)
+            of_visual = _adjacency(pooled, tau, peers, by_column=by_column, detach=detach)
+            values["fns_visual"] = _distance(of_visual, match, peers, by_column=by_column)
         if "tne" in terms:
-            values["tne"] = (
-                (of_audio - _adjacency(_sources(visual, audio, tau, settings), tau)).abs().sum(1)
-            )
+            of_audio = _adjacency(audio, tau, peers, detach=detach)
+            of_sources = _adjacency(_sources(visual, audio, tau, settings), tau, peers)
+            values["tne"] = _distance(of_audio, of_sources, peers)
 
         return [values[term] for term in terms]
 
@@ -68,9 +70,37 @@ def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Te
     return visual, audio
 
 
-def _adjacency(features: Tensor, tau: Tensor, *, detach: bool = False) -> Tensor:
-    matrix = (einsum(features, features, "i d, j d -> i j") / tau).softmax(1)
+def _adjacency(
+    features: Tensor, tau: Tensor, peers: Peers, *, by_column: bool = False, detach: bool = False
+) -> Tensor:
+    """Return the own rows of an adjacency, or its own columns, transposed.  [n, b].
+
+    The similarities are symmetric, so that a column is a row of which each entry is divided by
+    another sum.
+    """
+    similarities = einsum(features, gather(features, peers), "i d, j d -> i j") / tau
+    if not by_column:
+        matrix = similarities.softmax(1)
+    elif peers.size == 1:
+        matrix = similarities.softmax(0)
+    else:
+        matrix = (similarities - gather(similarities.logsumexp(1), peers)).exp()
     return matrix.detach() if detach else matrix
+
+
+def _log_softmax_columns(logits: Tensor, peers: Peers) -> Tensor:
+    """Return the logarithm of the softmax over columns, each process having a part.  [n, b]."""
+    if peers.size == 1:
+        return logits.log_softmax(0)
+    shifted = logits - highest(logits.amax(0), peers)
+    return shifted - total(shifted.exp().sum(0), peers).log()
+
+
+def _distance(left: Tensor, right: Tensor, peers: Peers, *, by_column: bool = False) -> Tensor:
+    """Return the sum over each own row of what two matrices differ by.  [n]."""
+    if not by_column:
+        return (left - right).abs().sum(1)
+    return total((left - right).abs().sum(0), peers)[peers.own(len(left))]
 
 
 def _sources(visual: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
