@@ -19,6 +19,7 @@ from torch.distributed import ProcessGroup
 
 import avcontrast
 from avcontrast import functional, losses, metrics, ops, schedules
+from avcontrast.metrics import accumulators
 
 HERE = Path(__file__).parent
 
@@ -186,7 +187,7 @@ def public_names(modules: tuple[ModuleType, ...]) -> set[str]:
     return names
 
 
-PUBLIC = public_names((avcontrast, functional, metrics, ops, schedules))
+PUBLIC = public_names((avcontrast, functional, metrics, accumulators, ops, schedules))
 
 
 def check_coverage(app: Sphinx, exception: Exception | None) -> None:

@@ -1,0 +1,99 @@
+"""Metrics of audio-visual localisation, segmentation, retrieval and false negatives.
+
+Everything here takes batches of tensors, runs on the device of its inputs and carries no gradient,
+except :func:`upsample`, which is differentiable. Localisation goes in two steps::
+
+    ciou = localization_ciou(maps, gt_maps, "ezvsl-test")   # (n, h, w), (n, H, W) -> (n,)
+    success_rate(ciou), success_auc(ciou)                   # "CIoU" and "AUC" of the literature
+
+Published evaluators agree on the score and differ in how they upsample a map and compare it with
+its threshold. Scores obtained with different rows are not strictly comparable:
+
+==============================  ========  =============  =========  =========
+Name in :data:`PROTOCOLS`       mode      align_corners  inclusive  threshold
+==============================  ========  =============  =========  =========
+``"ezvsl-test"`` (the default)  bilinear  True           True       half
+``"ezvsl-train"``               bicubic   False          True       half
+``"fnac-test"``                 bilinear  True           True       half
+``"fnac-test2"``                bicubic   False          True       half
+``"fnac-train"``                bicubic   False          True       half
+``"slavc-test"``                bicubic   True           True       half
+``"slavc-test-absolute"``       bicubic   True           True       fixed
+``"slavc-train"``               bicubic   False          True       half
+``"lvs"``                       bilinear  False          False      half
+``"ssltie"``                    bilinear  False          False      half
+``"alignment"``                 bilinear  True           False      half
+``"alignment-adaptive"``        bilinear  True           False      area
+``"alignment-vggss"``           bilinear  False          False      half
+``"alignment-vggss-adaptive"``  bilinear  False          False      area
+==============================  ========  =============  =========  =========
+
+"train" is the validation that chooses an epoch, "fnac-test2" the second of FNAC's two validations,
+and "alignment" what SSL-Alignment does except with its own model and LVS on VGG-SS.
+
+Read a localisation number beside what :func:`centre_disc` scores and what :func:`ciou_ceiling`
+allows on the same data; :func:`localization_scores` returns all three. For data that come in
+batches or are spread over processes see :mod:`avcontrast.metrics.accumulators`.
+"""
+
+from avcontrast.metrics.false_negatives import (
+    ExpectedFalseNegatives,
+    batch_similarity,
+    class_batches,
+    expected_false_negatives,
+)
+from avcontrast.metrics.localization import ciou_ceiling, consensus_iou, pointing_accuracy
+from avcontrast.metrics.maps import centre_disc, ground_truth_map, upsample
+from avcontrast.metrics.masks import mask_f_score, mask_iou
+from avcontrast.metrics.protocols import (
+    PROTOCOLS,
+    LocalizationScores,
+    Protocol,
+    localization_ciou,
+    localization_scores,
+)
+from avcontrast.metrics.purity import adjacency_purity, neighbour_purity
+from avcontrast.metrics.retrieval import recall_at_k
+from avcontrast.metrics.silence import (
+    AREA_SUBSETS,
+    area_subset,
+    average_precision,
+    f1_at,
+    localization_accuracy,
+    map_confidence,
+    max_f1,
+)
+from avcontrast.metrics.success import group_ciou, success_auc, success_rate
+
+__all__ = [
+    "AREA_SUBSETS",
+    "PROTOCOLS",
+    "ExpectedFalseNegatives",
+    "LocalizationScores",
+    "Protocol",
+    "adjacency_purity",
+    "area_subset",
+    "average_precision",
+    "batch_similarity",
+    "centre_disc",
+    "ciou_ceiling",
+    "class_batches",
+    "consensus_iou",
+    "expected_false_negatives",
+    "f1_at",
+    "ground_truth_map",
+    "group_ciou",
+    "localization_accuracy",
+    "localization_ciou",
+    "localization_scores",
+    "map_confidence",
+    "mask_f_score",
+    "mask_iou",
+    "max_f1",
+    "neighbour_purity",
+    "pointing_accuracy",
+    "recall_at_k",
+    "success_auc",
+    "success_rate",
+    "upsample",
+]

@@ -1,0 +1,209 @@
+"""The published ways from a small map to a score, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from avcontrast.metrics import _checks as checks
+from avcontrast.metrics import _scoring as scoring
+from avcontrast.metrics._numerics import chunks
+from avcontrast.metrics.localization import Threshold
+from avcontrast.metrics.maps import centre_disc, upsample
+
+
+class Protocol(NamedTuple):
+    """How an evaluator turns a small map into predicted pixels.
+
+    ``PROTOCOLS["lvs"]._replace(threshold=0.75)`` makes another of a published one.
+
+    Args:
+        mode: of :func:`upsample`.
+        align_corners: of :func:`upsample`.
+        inclusive: whether a pixel equal to the threshold is predicted; see :func:`consensus_iou`.
+        threshold: of :func:`consensus_iou`.
+
+    Example:
+        >>> from avcontrast.metrics import PROTOCOLS
+        >>> PROTOCOLS["slavc-test"]
+        Protocol(mode='bicubic', align_corners=True, inclusive=True, threshold='half')
+    """
+
+    mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    align_corners: bool = True
+    inclusive: bool = True
+    threshold: Threshold = "half"
+
+
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        "ezvsl-test": Protocol(),
+        "ezvsl-train": Protocol("bicubic", align_corners=False),
+        "fnac-test": Protocol(),
+        "fnac-test2": Protocol("bicubic", align_corners=False),
+        "fnac-train": Protocol("bicubic", align_corners=False),
+        "slavc-test": Protocol("bicubic"),
+        "slavc-test-absolute": Protocol("bicubic", threshold="fixed"),
+        "slavc-train": Protocol("bicubic", align_corners=False),
+        "lvs": Protocol(align_corners=False, inclusive=False),
+        "ssltie": Protocol(align_corners=False, inclusive=False),
+        "alignment": Protocol(inclusive=False),
+        "alignment-adaptive": Protocol(inclusive=False, threshold="area"),
+        "alignment-vggss": Protocol(align_corners=False, inclusive=False),
+        "alignment-vggss-adaptive": Protocol(
+            align_corners=False, inclusive=False, threshold="area"
+        ),
+    }
+)
+
+
+class LocalizationScores(NamedTuple):
+    """What :func:`localization_scores` returns: a value a sample, (n,) each."""
+
+    ciou: Tensor
+    pointing: Tensor
+    centre_disc_ciou: Tensor
+    centre_disc_pointing: Tensor
+    ceiling: Tensor
+
+
+def localization_ciou(
+    maps: Tensor, gt_maps: Tensor, protocol: str | Protocol = "ezvsl-test"
+) -> Tensor:
+    """Score small maps as a published evaluator does.
+
+    The maps are resized to the ground truth and compared with it by :func:`consensus_iou`, both as
+    the protocol says, a part of the batch at a time.
+
+    Args:
+        maps: localisation maps as the model gives them, floating point, finite.
+        gt_maps: weights in [0, 1], of any real or boolean dtype (see :func:`ground_truth_map`).
+        protocol: a name in :data:`PROTOCOLS`, or a :class:`Protocol` of your own.
+
+    Shape:
+        ``maps`` (n, h, w), ``gt_maps`` (n, H, W); returns (n,).
+
+    Returns:
+        The cIoU of each map, in [0, 1], as float64 (float32 on a device without float64).
+
+    Raises:
+        TypeError: ``maps`` or ``gt_maps`` is not a tensor of the kind above.
+        ValueError: the numbers of maps or the devices differ, a map is not finite, a weight lies
+            outside [0, 1], or there is no such protocol.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.metrics import ground_truth_map, localization_ciou
+        >>> y, x = torch.arange(7.0)[:, None], torch.arange(7.0)
+        >>> maps = (-((y - 3) ** 2) - (x - 2) ** 2)[None]
+        >>> gt_maps = ground_truth_map([(0.1, 0.2, 0.6, 0.9)], 224)[None]
+        >>> for name in ("ezvsl-test", "lvs", "alignment-adaptive"):
+        ...     print(f"{localization_ciou(maps, gt_maps, name).item():.4f}")
+        0.6695
+        0.6572
+        0.7162
+
+    Source:
+        The released evaluation scripts of EZ-VSL, FNAC, SLAVC, LVS, SSL-TIE and SSL-Alignment. LVS
+        and SSL-TIE resize with OpenCV's ``INTER_LINEAR``, which is bilinear with
+        ``align_corners=False``. None of the papers names its interpolation.
+    """
+    rules = _check(maps, gt_maps, protocol)
+    scores = []
+    for small, gt_some in _parts(maps, gt_maps):
+        gt = scoring.truth(gt_some)
+        predicted = scoring.predict(
+            _resize(small, gt_some, rules), gt, rules.threshold, rules.inclusive
+        )
+        scores.append(scoring.consensus_iou(predicted, gt))
+    return torch.cat(scores)
+
+
+def localization_scores(
+    maps: Tensor, gt_maps: Tensor, protocol: str | Protocol = "ezvsl-test"
+) -> LocalizationScores:
+    """Score small maps beside the centre disc and the ceiling of the protocol.
+
+    One pass over the data for :func:`localization_ciou`, the cIoU of :func:`centre_disc`, the
+    pointing game of both (see :func:`pointing_accuracy`) and :func:`ciou_ceiling`.
+
+    Args:
+        maps: as in :func:`localization_ciou`.
+        gt_maps: as in :func:`localization_ciou`.
+        protocol: as in :func:`localization_ciou`.
+
+    Shape:
+        ``maps`` (n, h, w), ``gt_maps`` (n, H, W); returns five tensors (n,).
+
+    Returns:
+        ``ciou``, ``pointing``, ``centre_disc_ciou``, ``centre_disc_pointing`` and ``ceiling`` of
+        each sample: the pointing games as ``bool``, the others as float64 (float32 on a device
+        without float64).
+
+    Raises:
+        TypeError: as :func:`localization_ciou`.
+        ValueError: as :func:`localization_ciou`.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.metrics import ground_truth_map, localization_scores
+        >>> y, x = torch.arange(7.0)[:, None], torch.arange(7.0)
+        >>> maps = (-((y - 3) ** 2) - (x - 2) ** 2)[None]
+        >>> gt_maps = ground_truth_map([(0.1, 0.2, 0.6, 0.9)], 224)[None]
+        >>> scores = localization_scores(maps, gt_maps)
+        >>> for value in (scores.ciou, scores.centre_disc_ciou, scores.ceiling):
+        ...     print(f"{value.item():.4f}")
+        0.6695
+        0.5498
+        0.7009
+
+    Source:
+        Disc and ceiling are not part of any published evaluator. The ceiling is that of maps
+        without ties, so that a map that has them can pass it; see :func:`ciou_ceiling`.
+    """
+    rules = _check(maps, gt_maps, protocol)
+    disc = centre_disc(gt_maps.shape[1:]).to(maps.device).flatten()[None]
+    scores = []
+    for small, gt_some in _parts(maps, gt_maps):
+        gt = scoring.truth(gt_some)
+        heat = _resize(small, gt_some, rules)
+        row = []
+        for values in (heat, disc):
+            predicted = scoring.predict(values, gt, rules.threshold, rules.inclusive)
+            row += [scoring.consensus_iou(predicted, gt), scoring.points_at(values, gt)]
+        scores.append([*row, scoring.ceiling(gt, rules.threshold, rules.inclusive)])
+    return LocalizationScores(*(torch.cat(parts) for parts in zip(*scores, strict=True)))
+
+
+def _parts(maps: Tensor, gt_maps: Tensor) -> list[tuple[Tensor, Tensor]]:
+    truth = chunks(gt_maps)
+    small = torch.split(maps.detach(), [len(part) for part in truth])
+    return list(zip(small, truth, strict=True))
+
+
+def _resize(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> Tensor:
+    return upsample(maps, gt_maps.shape[1:], rules.mode, rules.align_corners).flatten(1)
+
+
+def _check(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> Protocol:
+    rules = find_protocol(protocol)
+    checks.check_maps("maps", maps)
+    checks.check_gt_maps(gt_maps)
+    checks.check_paired(maps, gt_maps)
+    return rules
+
+
+def find_protocol(protocol: object) -> Protocol:
+    """Return the protocol of this name, or the protocol itself, or raise."""
+    if isinstance(protocol, str) and protocol in PROTOCOLS:
+        return PROTOCOLS[protocol]
+    if not isinstance(protocol, Protocol):
+        names = ", ".join(map(repr, PROTOCOLS))
+        raise ValueError(f"protocol must be a Protocol or one of {names}, got {protocol!r}")
+    checks.check_mode(protocol.mode)
+    checks.check_threshold(protocol.threshold)
+    return protocol

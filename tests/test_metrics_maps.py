@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from metric_cases import BOXES, box_map
+
+from avcontrast import metrics
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+class TestUpsample:
+    @pytest.mark.parametrize(
+        ("mode", "align_corners", "row"),
+        [
+            ("bilinear", True, [0, 1 / 3, 2 / 3, 1]),
+            ("bilinear", False, [0, 0.25, 0.75, 1]),
+            ("bicubic", True, [0, 0.3148, 0.6852, 1]),
+            ("bicubic", False, [-0.3053, -0.0083, 0.4809, 0.7779]),
+            ("nearest", True, [0, 0, 1, 1]),
+            ("nearest", False, [0, 0, 1, 1]),
+        ],
+    )
+    def test_first_row_of_a_two_by_two_map(self, mode, align_corners, row):
+        maps = torch.tensor([[[0.0, 1.0], [2.0, 4.0]]], dtype=torch.float64)
+        resized = metrics.upsample(maps, 4, mode, align_corners=align_corners)
+        expected = torch.tensor(row, dtype=torch.float64)
+        torch.testing.assert_close(resized[0, 0], expected, atol=5e-5, rtol=0)
+
+    def test_default_is_bilinear_with_aligned_corners(self, generator):
+        maps = torch.randn(2, 3, 5, generator=generator)
+        expected = metrics.upsample(maps, (8, 7), "bilinear", align_corners=True)
+        assert torch.equal(metrics.upsample(maps, (8, 7)), expected)
+
+    def test_pair_is_height_and_width(self):
+        assert metrics.upsample(torch.zeros(2, 3, 5), (8, 11)).shape == (2, 8, 11)
+        assert metrics.upsample(torch.zeros(2, 3, 5), torch.Size([8, 11])).shape == (2, 8, 11)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_keeps_the_dtype(self, dtype):
+        assert metrics.upsample(torch.zeros(1, 2, 2, dtype=dtype), 4).dtype == dtype
+
+    def test_is_differentiable(self):
+        maps = torch.ones(1, 2, 2, requires_grad=True)
+        metrics.upsample(maps, 4).sum().backward()
+        torch.testing.assert_close(maps.grad, torch.full((1, 2, 2), 4.0))
+
+    def test_works_without_maps(self):
+        assert metrics.upsample(torch.zeros(0, 2, 2), 4).shape == (0, 4, 4)
+
+
+class TestCentreDisc:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 7), (8, 8), (9, 14), (64, 64)])
+    def test_falls_with_the_distance_to_the_centre(self, size):
+        disc = metrics.centre_disc(size)
+        assert disc.shape == size
+        y = torch.arange(size[0])[:, None] - (size[0] - 1) / 2
+        x = torch.arange(size[1]) - (size[1] - 1) / 2
+        distance = (y**2 + x**2).flatten()
+        values = disc.flatten()
+        nearer = distance[:, None] < distance
+        equal = distance[:, None] == distance
+        higher = values[:, None] > values
+        assert torch.equal(higher, nearer)
+        assert torch.equal(values[:, None] == values, equal)
+
+    def test_is_symmetric(self):
+        disc = metrics.centre_disc((9, 14))
+        assert torch.equal(disc, disc.flip(0))
+        assert torch.equal(disc, disc.flip(1))
+        assert torch.equal(metrics.centre_disc(224), metrics.centre_disc(224).mT)
+
+    @pytest.mark.parametrize("quantile", [0.5, 0.75, 0.9])
+    def test_prediction_is_a_disc_of_the_right_size(self, quantile):
+        disc = metrics.centre_disc(224)
+        predicted = disc >= disc.flatten().sort().values[int(quantile * 224 * 224)]
+        share = predicted.double().mean().item()
+        assert share == pytest.approx(1 - quantile, abs=1e-3)
+        radius = 224 * ((1 - quantile) / torch.pi) ** 0.5
+        offset = torch.arange(224) - 111.5
+        distance = (offset[:, None] ** 2 + offset**2).sqrt()
+        assert predicted[distance < radius - 1].all()
+        assert not predicted[distance > radius + 1].any()
+
+    def test_range(self):
+        disc = metrics.centre_disc((5, 7))
+        assert disc[2, 3].item() == 1
+        assert disc[0, 0].item() == 0
+        assert disc.dtype == torch.float32
+
+
+class TestGroundTruthMap:
+    def test_union_of_half_open_boxes(self):
+        boxes = [(0.1, 0.25, 0.5, 0.75), (0.4, 0.5, 0.99, 1.0)]
+        gt = metrics.ground_truth_map(boxes, (8, 20))
+        expected = torch.maximum(
+            box_map(8, 20, (2, 2, 10, 6)),
+            box_map(8, 20, (8, 4, 19, 8)),
+        )
+        assert torch.equal(gt, expected)
+        assert gt.dtype == torch.float32
+
+    def test_consensus_of_the_published_boxes(self):
+        gt = metrics.ground_truth_map(BOXES / 224, 224, consensus=2)
+        expected = sum(box_map(224, 224, box) for box in BOXES.int().tolist()) / 2
+        assert torch.equal(gt, expected.clamp(max=1))
+        assert gt.sum().item() == 10_050
+        assert gt.count_nonzero().item() == 13_700
+
+    def test_coordinates_of_a_256_pixel_frame(self):
+        boxes = [(31, 17, 200, 255), (3, 100, 77, 133)]
+        gt = metrics.ground_truth_map(torch.tensor(boxes) / 256, 224, consensus=2)
+        expected = sum(box_map(224, 224, [int(224 * c / 256) for c in box]) for box in boxes) / 2
+        assert torch.equal(gt, expected)
+
+    def test_agrees_with_plain_python_on_random_boxes(self):
+        rng = np.random.default_rng(0)
+        for boxes in rng.uniform(-0.2, 1.2, (50, 3, 4)):
+            expected = np.zeros((224, 224), dtype=np.float32)
+            for box in boxes:
+                x0, y0, x1, y1 = (int(np.clip(c, 0, 1) * 224) for c in box)
+                expected[y0:y1, x0:x1] = 1
+            np.testing.assert_array_equal(metrics.ground_truth_map(boxes, 224).numpy(), expected)
+
+    @pytest.mark.parametrize("wild", [-2.88e16, 2.88e16, float("inf"), -float("inf")])
+    def test_wildly_wrong_coordinates_are_clipped(self, wild):
+        box = [0.25, wild, 0.75, 1.0] if wild < 0 else [0.25, 0.0, 0.75, wild]
+        assert torch.equal(metrics.ground_truth_map([box], 8), box_map(8, 8, (2, 0, 6, 8)))
+
+    @pytest.mark.parametrize("empty", [[], (), np.zeros((0, 4)), torch.zeros(0, 4)])
+    def test_no_boxes_give_zeros(self, empty):
+        assert torch.equal(metrics.ground_truth_map(empty, (3, 5)), torch.zeros(3, 5))
+
+    def test_box_without_extent_covers_nothing(self):
+        boxes = [(0.5, 0.2, 0.5, 0.9), (0.9, 0.1, 0.2, 0.8)]
+        assert metrics.ground_truth_map(boxes, 10).sum().item() == 0
+
+    def test_whole_image(self):
+        assert torch.equal(metrics.ground_truth_map([(0, 0, 1, 1)], (3, 5)), torch.ones(3, 5))
+
+    def test_kind_of_container_does_not_matter(self):
+        boxes = [[0.1, 0.2, 0.7, 0.9], [0.0, 0.3, 0.5, 0.6]]
+        expected = metrics.ground_truth_map(boxes, 32)
+        array = np.array(boxes)
+        array.flags.writeable = False
+        for same in (tuple(map(tuple, boxes)), array, torch.tensor(boxes, dtype=torch.float64)):
+            assert torch.equal(metrics.ground_truth_map(same, 32), expected)

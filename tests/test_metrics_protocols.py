@@ -1,0 +1,258 @@
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from avcontrast import metrics
+from avcontrast.metrics import PROTOCOLS, Protocol, _numerics
+
+# The evaluators as released: (mode, align_corners, inclusive, threshold).
+PUBLISHED = {
+    "ezvsl-test": ("bilinear", True, True, "half"),
+    "ezvsl-train": ("bicubic", False, True, "half"),
+    "fnac-test": ("bilinear", True, True, "half"),
+    "fnac-test2": ("bicubic", False, True, "half"),
+    "fnac-train": ("bicubic", False, True, "half"),
+    "slavc-test": ("bicubic", True, True, "half"),
+    "slavc-test-absolute": ("bicubic", True, True, "fixed"),
+    "slavc-train": ("bicubic", False, True, "half"),
+    "lvs": ("bilinear", False, False, "half"),
+    "ssltie": ("bilinear", False, False, "half"),
+    "alignment": ("bilinear", True, False, "half"),
+    "alignment-adaptive": ("bilinear", True, False, "area"),
+    "alignment-vggss": ("bilinear", False, False, "half"),
+    "alignment-vggss-adaptive": ("bilinear", False, False, "area"),
+}
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def batch(generator):
+    """Small maps, and boxes of all sizes, some with half weights; one of them is empty."""
+    maps = torch.rand(12, 5, 6, generator=generator)
+    gt_maps = torch.zeros(12, 17, 22)
+    for i, gt in enumerate(gt_maps[1:]):
+        gt[i : i + 1 + i // 2, : 2 * i + 2] = 1 - 0.5 * (i % 3 == 0)
+        gt[: i // 2, 3:7] = 1
+    return maps, gt_maps
+
+
+def loop_ciou(values, gt, rules):
+    _, _, inclusive, threshold = rules
+    foreground = sum(weight > 0 for weight in gt)
+    index = len(values) - foreground if threshold == "area" and foreground else len(values) // 2
+    cut = 0.5 if threshold == "fixed" else sorted(values)[index]
+    hits = false_positives = 0.0
+    for value, weight in zip(values, gt):
+        if value > cut or (inclusive and value == cut):
+            hits += weight
+            false_positives += weight == 0
+    union = sum(gt) + false_positives
+    return hits / union if union else 0.0
+
+
+def loop_scores(maps, gt_maps, rules):
+    mode, align_corners, *_ = rules
+    resized = F.interpolate(
+        maps[:, None], gt_maps.shape[1:], mode=mode, align_corners=align_corners
+    )
+    return torch.tensor(
+        [
+            loop_ciou(values.flatten().tolist(), gt.flatten().tolist(), rules)
+            for values, gt in zip(resized, gt_maps)
+        ],
+        dtype=torch.float64,
+    )
+
+
+def test_table_is_that_of_the_released_code():
+    assert {name: tuple(rules) for name, rules in PROTOCOLS.items()} == PUBLISHED
+
+
+def test_table_in_the_text_is_the_one_in_the_code():
+    rows = re.findall(
+        r'^``"([\w-]+)"``(?: \(the default\))? +(\w+) +(True|False) +(True|False) +(\w+)$',
+        metrics.__doc__,
+        flags=re.MULTILINE,
+    )
+    written = {
+        name: (mode, corners == "True", inclusive == "True", threshold)
+        for name, mode, corners, inclusive, threshold in rows
+    }
+    assert written == PUBLISHED
+
+
+def test_table_cannot_be_changed():
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        PROTOCOLS["lvs"] = Protocol()
+    with pytest.raises(AttributeError, match="can't set attribute"):
+        PROTOCOLS["lvs"].mode = "nearest"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_scores_agree_with_a_loop_over_the_definition(batch, name):
+    expected = loop_scores(*batch, PUBLISHED[name])
+    ciou = metrics.localization_ciou(*batch, name)
+    torch.testing.assert_close(ciou, expected, atol=1e-14, rtol=0)
+    assert len(set(expected.tolist())) > 6
+
+
+def test_protocols_that_differ_give_other_scores(batch):
+    scores = {
+        rules: tuple(metrics.localization_ciou(*batch, name).tolist())
+        for name, rules in PROTOCOLS.items()
+    }
+    assert len(set(scores.values())) == len(scores) == 8
+
+
+def test_default_is_the_test_of_ezvsl(batch):
+    expected = metrics.localization_ciou(*batch, "ezvsl-test")
+    assert torch.equal(metrics.localization_ciou(*batch), expected)
+    assert torch.equal(metrics.localization_scores(*batch).ciou, expected)
+
+
+def test_own_protocol(batch):
+    own = PROTOCOLS["lvs"]._replace(threshold=0.75)
+    expected = metrics.consensus_iou(
+        metrics.upsample(batch[0], (17, 22), align_corners=False), batch[1], 0.75, inclusive=False
+    )
+    assert torch.equal(metrics.localization_ciou(*batch, own), expected)
+
+
+@pytest.mark.parametrize("name", ["ezvsl-test", "lvs", "slavc-test-absolute", "alignment-adaptive"])
+def test_scores_are_those_of_the_functions(batch, name):
+    maps, gt_maps = batch
+    mode, align_corners, inclusive, threshold = PROTOCOLS[name]
+    heat = metrics.upsample(maps, gt_maps.shape[1:], mode, align_corners)
+    disc = metrics.centre_disc(gt_maps.shape[1:]).expand_as(gt_maps)
+    scores = metrics.localization_scores(maps, gt_maps, name)
+    rules = {"threshold": threshold, "inclusive": inclusive}
+    assert torch.equal(scores.ciou, metrics.consensus_iou(heat, gt_maps, **rules))
+    assert torch.equal(scores.centre_disc_ciou, metrics.consensus_iou(disc, gt_maps, **rules))
+    assert torch.equal(scores.ceiling, metrics.ciou_ceiling(gt_maps, **rules))
+    for hits, maps_of in ((scores.pointing, heat), (scores.centre_disc_pointing, disc)):
+        assert hits.dtype == torch.bool
+        assert hits.double().mean() == metrics.pointing_accuracy(maps_of, gt_maps)
+        assert 0 < hits.sum() < len(hits)
+
+
+@pytest.mark.parametrize("name", ["ezvsl-test", "alignment-adaptive"])
+def test_chunks_do_not_show(batch, monkeypatch, name):
+    whole = metrics.localization_scores(*batch, name)
+    for values in (1, 5 * 17 * 22):
+        monkeypatch.setattr(_numerics, "VALUES_PER_CHUNK", values)
+        for part, expected in zip(metrics.localization_scores(*batch, name), whole):
+            assert torch.equal(part, expected)
+
+
+def test_groups_of_similar_rank_do_not_show(generator):
+    """More maps than go into one group, whose thresholds all lie at another rank."""
+    maps = torch.rand(80, 9, 10, generator=generator)
+    gt_maps = torch.zeros(80, 90)
+    for i, gt in enumerate(gt_maps):
+        gt[: 1 + (37 * i) % 90] = 1
+    rules = ("bilinear", True, True, "area")
+    expected = loop_scores(maps, gt_maps.view(80, 9, 10), rules)
+    ciou = metrics.consensus_iou(maps, gt_maps.view(80, 9, 10), "area")
+    torch.testing.assert_close(ciou, expected, atol=1e-14, rtol=0)
+
+
+def test_no_maps_give_no_scores():
+    for part in metrics.localization_scores(torch.zeros(0, 7, 7), torch.zeros(0, 8, 8)):
+        assert part.shape == (0,)
+
+
+def test_carries_no_gradient(batch):
+    maps, gt_maps = batch
+    for part in metrics.localization_scores(maps.requires_grad_(), gt_maps):
+        assert not part.requires_grad
+
+
+class TestFixedThreshold:
+    def test_compares_with_one_half(self):
+        maps = torch.tensor([[[0.5, 0.6], [0.4, 0.1]]])
+        gt_maps = torch.tensor([[[1, 1], [1, 0]]])
+        assert metrics.consensus_iou(maps, gt_maps, "fixed").item() == pytest.approx(2 / 3)
+        strict = metrics.consensus_iou(maps, gt_maps, "fixed", inclusive=False)
+        assert strict.item() == pytest.approx(1 / 3)
+
+    def test_predicts_nothing_where_the_model_is_not_sure(self):
+        gt_maps = torch.ones(1, 4, 4)
+        assert metrics.consensus_iou(torch.full((1, 4, 4), 0.4), gt_maps, "fixed").item() == 0
+
+    def test_ceiling_is_one_wherever_there_is_an_object(self):
+        gt_maps = torch.zeros(2, 4, 4)
+        gt_maps[1, 0, 0] = 0.5
+        assert metrics.ciou_ceiling(gt_maps, "fixed").tolist() == [0, 1]
+        assert metrics.consensus_iou((gt_maps > 0).float(), gt_maps, "fixed").tolist() == [0, 1]
+
+
+MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
+
+
+@pytest.mark.parametrize("function", [metrics.localization_ciou, metrics.localization_scores])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            (MAPS, GT, "ezvsl"),
+            ValueError,
+            r"protocol must be a Protocol or one of 'ezvsl-test', .*'alignment-vggss-adaptive', "
+            "got 'ezvsl'",
+        ),
+        (
+            (MAPS, GT, ("bilinear", True, True, "half")),
+            ValueError,
+            r"protocol must be a Protocol or one of .*, got \('bilinear', True, True, 'half'\)",
+        ),
+        (
+            (MAPS, GT, Protocol("area")),
+            ValueError,
+            "mode must be 'bilinear', 'bicubic' or 'nearest', got 'area'",
+        ),
+        (
+            (MAPS, GT, Protocol(threshold=2.0)),
+            ValueError,
+            r"threshold must be 'half', 'area', 'fixed' or a number .*, got 2\.0",
+        ),
+        (
+            (MAPS[:1], GT),
+            ValueError,
+            r"maps and gt_maps must hold the same number of samples, "
+            r"got shapes \(1, 7, 7\) and \(2, 16, 16\)",
+        ),
+        (
+            (MAPS, GT.to("meta")),
+            ValueError,
+            "maps and gt_maps must be on the same device, got cpu and meta",
+        ),
+        (
+            (torch.stack([MAPS[0], MAPS[0].log()]), GT),
+            ValueError,
+            "maps must be finite, got NaN or infinite values in 1 of 2 maps",
+        ),
+        (
+            (MAPS.int(), GT),
+            TypeError,
+            r"maps must be a floating-point tensor, got dtype torch\.int32",
+        ),
+        (
+            (MAPS, GT[0]),
+            ValueError,
+            r"gt_maps must have shape \(n, height, width\), got \(16, 16\)",
+        ),
+        (
+            (MAPS, GT + 2),
+            ValueError,
+            r"gt_maps must hold weights in \[0, 1\], got values from 2 to 2",
+        ),
+    ],
+)
+def test_errors_name_the_argument_and_what_came(function, arguments, error, message):
+    with pytest.raises(error, match=message):
+        function(*arguments)
