@@ -14,29 +14,44 @@ is what the library promises to stay within: 2N + 7b^2 + 16 MB for N = b h w d.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import datetime
 import gc
-import os
 import random
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from measuring import MODES, Lap, Step, clock_name, device_name, extra_bytes, time_step
+from measuring import (
+    DTYPES,
+    MODES,
+    ROOT,
+    TOLERANCES,
+    Error,
+    Lap,
+    Size,
+    Step,
+    aligned,
+    chosen_sizes,
+    clock_name,
+    distance,
+    environment,
+    extra_bytes,
+    features,
+    positions,
+    positive,
+    shown,
+    time_step,
+    write,
+)
 from torch import Tensor
 
-import avcontrast
 from avcontrast import FNACLoss, InfoNCE, ops
-
-ROOT = Path(__file__).resolve().parents[1]
 
 LOSSES: dict[str, type[FNACLoss] | type[InfoNCE]] = {"fnac": FNACLoss, "nce": InfoNCE}
 
@@ -58,32 +73,6 @@ IMPLEMENTATIONS = {
 BASELINES = ("dense", "dense-compiled")
 
 
-class Size(NamedTuple):
-    """The size of a batch: b pairs, d channels, h x w positions."""
-
-    batch: int
-    channels: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"b={self.batch} d={self.channels} {self.height}x{self.width}"
-
-    @property
-    def features(self) -> int:
-        """The number of visual feature elements, N = b h w d."""
-        return self.batch * self.channels * self.height * self.width
-
-    def similarity_bytes(self, itemsize: int) -> int:
-        """Return the size of the b x b x h x w similarity."""
-        return self.batch**2 * self.height * self.width * itemsize
-
-    @property
-    def memory_budget(self) -> int:
-        """The extra bytes that the library promises to stay within."""
-        return 2 * self.features + 7 * self.batch**2 + 16 * 10**6
-
-
 CHANNELS, POSITIONS = 512, (7, 7)
 SIZES = {
     "cpu": [
@@ -99,32 +88,6 @@ DENSE_COPIES = 3
 
 MEMORY_LIMIT_GB = 8.0
 """Memory on a CPU that an implementation may need, unless the command line says otherwise."""
-
-
-class Error(NamedTuple):
-    """Distance from the definition in float64.
-
-    Args:
-        loss: relative.
-        gradient: relative in the Euclidean norm, the worse of the two inputs.
-    """
-
-    loss: float
-    gradient: float
-
-    def within(self, limit: Error) -> bool:
-        """Whether both are; NaN is not."""
-        return self.loss <= limit.loss and self.gradient <= limit.gradient
-
-
-# Gradients jump where rounding moves a maximum, a mask or a sign: a few of a million pairs.
-TOLERANCES = {
-    torch.float64: Error(1e-9, 1e-8),
-    torch.float32: Error(1e-5, 1e-3),
-    torch.bfloat16: Error(5e-3, 2e-2),
-    torch.float16: Error(5e-3, 2e-2),
-}
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     torch.set_num_threads(options.threads)
-    about = environment(options)
+    about = environment(options.device, options.threads)
     for name, value in about.items():
         print(f"{name.replace('_', ' '):<12} {value}")
     rows: list[Row] = []
@@ -265,47 +228,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.implementations = [
             name for name, one in IMPLEMENTATIONS.items() if not (options.smoke and one.compiled)
         ]
-    options.sizes = chosen_sizes(options)
+    options.sizes = chosen_sizes(SMOKE_SIZES if options.smoke else SIZES[options.device], options)
     return options
-
-
-def positive(text: str) -> int:
-    """Read a positive integer of the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
-    return number
-
-
-def positions(text: str) -> tuple[int, int]:
-    """Read the size of a feature map, as in 7x7."""
-    height, separator, width = text.partition("x")
-    if not (separator and height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected HxW, as in 7x7, got {text!r}")
-    return positive(height), positive(width)
-
-
-def chosen_sizes(options: argparse.Namespace) -> list[Size]:
-    """Return the sizes of the command line; what it leaves open is as in the default ones."""
-    default = SMOKE_SIZES if options.smoke else SIZES[options.device]
-    if not (options.batch_sizes or options.channels or options.positions):
-        return default
-    batches = options.batch_sizes or dict.fromkeys(size.batch for size in default)
-    channels = options.channels or default[0].channels
-    return [Size(b, channels, *(options.positions or default[0][2:])) for b in batches]
-
-
-def environment(options: argparse.Namespace) -> dict[str, str | int]:
-    """Return where and with what the numbers are made."""
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": options.device,
-        "device_name": device_name(options.device),
-        "threads": options.threads,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "torch": torch.__version__,
-        "avcontrast": avcontrast.__version__,
-    }
 
 
 def measure(size: Size, options: argparse.Namespace, about: dict[str, str | int]) -> list[Row]:
@@ -384,17 +308,6 @@ def passing(size: Size, options: argparse.Namespace) -> Iterator[Candidate]:
     )
 
 
-def features(size: Size, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """Return seeded random features that require a gradient."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = (tuple(size), tuple(size[:2]))
-    visual, audio = (
-        torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
-        for shape in shapes
-    )
-    return visual, audio
-
-
 def unsupported_reasons(
     implementation: Implementation,
     size: Size,
@@ -458,15 +371,6 @@ def ignored_compiler_warnings() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """Return the beginning of a message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def distance(result: Iterable[Tensor], truth: Iterable[Tensor]) -> Error:
-    """Return how far a loss and its gradients are from the exact ones."""
-    loss, *gradients = (
-        float((mine.double() - exact).norm() / exact.norm())
-        for mine, exact in zip(result, truth, strict=True)
-    )
-    return Error(loss, float(np.max(gradients)))  # a NaN stays one, unlike in max()
 
 
 def time_in_turns(
@@ -534,37 +438,6 @@ def table(rows: list[Row]) -> str:
 def ratio(baseline: float | None, value: float) -> str:
     """Return a quotient as text, or a dash where there is no baseline."""
     return f"{baseline / value:.2f}" if baseline else "-"
-
-
-def aligned(lines: list[list[str]]) -> str:
-    """Return a table in columns, text to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-
-
-def write(rows: list[Row], path: Path) -> None:
-    """Replace the file of results as a whole, so that it never holds half a run's lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [field.name for field in dataclasses.fields(Row)], lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
-    os.replace(partial, path)
-
-
-def shown(path: Path) -> Path:
-    """Return a path as short as it can be said."""
-    path = path.resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

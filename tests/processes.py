@@ -94,7 +94,6 @@ def serve(rank, size, meeting_place, tasks, results):
         except Exception as error:
             outcome = Failure(error)
         results.put((rank, outcome))
-    dist.destroy_process_group()
 
 
 class Model(nn.Module):

@@ -32,10 +32,11 @@ def contrast(
         tau = temperature.to(visual.dtype)
         terms, detach = settings.terms, settings.detach_adjacency
         own = peers.own(len(audio)).start
+        all_audio = gather(audio, peers)
         values = {}
 
         if settings.needs_logits:
-            similarity = einsum(visual, gather(audio, peers), "n d p, m d -> n m p")
+            similarity = einsum(visual, all_audio, "n d p, m d -> n m p")
             best = similarity.max(-1).values if settings.pooling == "max" else similarity.mean(-1)
             logits = best / tau
         if "visual_to_audio" in terms:
@@ -47,15 +48,19 @@ def contrast(
             by_column = settings.anchor == "audio"
             match = _log_softmax_columns(logits, peers).exp() if by_column else logits.softmax(1)
         if "fns_audio" in terms:
-            of_audio = _adjacency(audio, tau, peers, by_column=by_column, detach=detach)
+            of_audio = _adjacency(audio, all_audio, tau, peers, by_column=by_column, detach=detach)
             values["fns_audio"] = _distance(of_audio, match, peers, by_column=by_column)
         if "fns_visual" in terms:
             pooled = reduce(visual, "b d p -> b d", "mean")
-            of_visual = _adjacency(pooled, tau, peers, by_column=by_column, detach=detach)
+            all_pooled = gather(pooled, peers)
+            of_visual = _adjacency(
+                pooled, all_pooled, tau, peers, by_column=by_column, detach=detach
+            )
             values["fns_visual"] = _distance(of_visual, match, peers, by_column=by_column)
         if "tne" in terms:
-            of_audio = _adjacency(audio, tau, peers, detach=detach)
-            of_sources = _adjacency(_sources(visual, audio, tau, settings), tau, peers)
+            sources = _sources(visual, audio, tau, settings)
+            of_audio = _adjacency(audio, all_audio, tau, peers, detach=detach)
+            of_sources = _adjacency(sources, gather(sources, peers), tau, peers)
             values["tne"] = _distance(of_audio, of_sources, peers)
 
         return [values[term] for term in terms]
@@ -71,14 +76,20 @@ def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Te
 
 
 def _adjacency(
-    features: Tensor, tau: Tensor, peers: Peers, *, by_column: bool = False, detach: bool = False
+    own: Tensor,
+    everyone: Tensor,
+    tau: Tensor,
+    peers: Peers,
+    *,
+    by_column: bool = False,
+    detach: bool = False,
 ) -> Tensor:
     """Return the own rows of an adjacency, or its own columns, transposed.  [n, b].
 
     The similarities are symmetric, so that a column is a row of which each entry is divided by
     another sum.
     """
-    similarities = einsum(features, gather(features, peers), "i d, j d -> i j") / tau
+    similarities = einsum(own, everyone, "i d, j d -> i j") / tau
     if not by_column:
         matrix = similarities.softmax(1)
     elif peers.size == 1:
