@@ -155,6 +155,31 @@ def benchmark_tables(path: Path) -> dict[str, str]:
     }
 
 
+def distributed_tables(path: Path) -> dict[str, str]:
+    """Return what each of several processes took, the slowest or largest of them."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["mode"] == "both"]
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["batch"], row["backend"], row["processes"]), []).append(row)
+    table = [["batch", "backend", "processes", "ms", "extra MB", "sent MB", "maps, MB"]]
+    for (batch, backend, processes), found in groups.items():
+        time, extra, sent, maps = (
+            max(float(row[column]) for row in found)
+            for column in ("median_ms", "extra_bytes", "sent_bytes", "maps_bytes")
+        )
+        sizes = (f"{one / 1e6:.1f}" for one in (extra, sent, maps))
+        table.append([batch, f"`{backend}`", processes, f"{time:.0f}", *sizes])
+    one = rows[0]
+    return {
+        "distributed_table": markdown_table(table),
+        "distributed_machine": (
+            f"{one['device_name']}, {one['cores']} cores, {one['threads']} thread a process, "
+            f"{one['communication']}, {one['dtype']}, PyTorch {one['torch']}, {one['date']}"
+        ),
+    }
+
+
 def markdown_table(rows: list[list[str]]) -> str:
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|" + "---:|" * len(rows[0]), *body])
@@ -162,6 +187,7 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 myst_substitutions = {
     **benchmark_tables(HERE.parent / "benchmarks" / "results" / "loss_cpu.csv"),
+    **distributed_tables(HERE.parent / "benchmarks" / "results" / "distributed_cpu.csv"),
     "small_elements": f"{ops.SMALL_MAP_ELEMENTS:,}",
     "small_similarity": f"{ops.SMALL_SIMILARITY_ELEMENTS:,}",
     "small_batch": str(ops.SMALL_MAP_ELEMENTS // (512 * 7 * 7)),
