@@ -2,6 +2,7 @@ r"""Train an image and a sound encoder with the FNAC loss, and see what it local
 
     python examples/train_fnac.py               # synthetic scenes, about a minute on 2 CPU cores
     python examples/train_fnac.py --loss nce    # the same without the adjacency terms
+    python examples/train_fnac.py --devices 2   # the same batches, shared by two processes
     python examples/train_fnac.py --dataset vggsound \
         --data-root vggsound/train --train-list vggss_144k.txt --test-root vggsound/test \
         --test-list vggss_test.csv --annotations vggss.json --image-weights resnet18.pth
@@ -25,18 +26,27 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 import avcontrast
 from avscenes import evaluation, pictures
-from avscenes.datasets import Data, plain_loader, train_loader
+from avscenes.clips import Skipped
+from avscenes.datasets import Data, train_loader, validation_loader
 from avscenes.encoders import ResNet18, build_encoders, load_image_weights
 from avscenes.errors import UserError
+from avscenes.interruption import Interruption
 from avscenes.module import MONITOR, LocalisationModule
 from avscenes.options import LOSSES, parse
 from avscenes.pretraining import warm_start
+from avscenes.processes import (
+    SameData,
+    check_launcher,
+    first_process,
+    leave_group,
+    process_rank,
+    say,
+)
 from avscenes.records import (
     EpochBar,
     EpochTable,
@@ -59,7 +69,7 @@ TWO_OBJECTS = (
 def build_module(settings: argparse.Namespace) -> LocalisationModule:
     """Return the model with freshly drawn or given weights."""
     seed_everything(settings.seed, verbose=False)
-    visual, audio = build_encoders(settings.encoder, settings.image_dropout)
+    visual, audio = build_encoders(settings.encoder, settings.image_dropout, settings.norm)
     if settings.image_weights is not None and isinstance(visual.trunk, ResNet18):
         load_image_weights(visual.trunk, Path(settings.image_weights))
     fns_audio, fns_visual, tne = LOSSES[settings.loss]
@@ -69,6 +79,7 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
         fns_visual_weight=settings.fns_visual_weight if fns_visual else 0.0,
         tne_weight=settings.tne_weight if tne else 0.0,
         threshold=settings.threshold,
+        gather_distributed=True,
     )
     return LocalisationModule(
         visual,
@@ -82,11 +93,11 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
     )
 
 
-def load_data(settings: argparse.Namespace, output: Path) -> Data:
+def load_data(settings: argparse.Namespace, output: Path) -> tuple[Data, list[Skipped]]:
     """Make or read the data, and name the clips that are left out."""
     if settings.dataset == "synthetic":
         say(f"making {settings.train_size} + {settings.test_size} synthetic scenes")
-        return synthetic_data(settings)
+        return synthetic_data(settings), []
     # Only what this very run has written tells which clips to leave out.
     known = output / "skipped.csv" if settings.resume or not first_process() else None
     data, skipped = vggsound_data(settings, known)
@@ -96,10 +107,7 @@ def load_data(settings: argparse.Namespace, output: Path) -> Data:
         say(f"left out: {len(skipped) - 10} more")
     if data.test_ids_in_training:
         say(f"note: {data.test_ids_in_training} test clips are also in the training list")
-    if first_process():
-        rows = [entry._asdict() for entry in skipped]
-        write_table(output / "skipped.csv", ["split", "clip", "reason"], rows)
-    return data
+    return data, skipped
 
 
 def check_output(settings: argparse.Namespace, output: Path) -> None:
@@ -114,8 +122,8 @@ def check_output(settings: argparse.Namespace, output: Path) -> None:
         raise UserError(f"--output-dir: cannot make {output}: {nearest} is no writable folder")
 
 
-def start_run(settings: argparse.Namespace, output: Path) -> None:
-    """Write the settings down, which claims the output folder."""
+def start_run(settings: argparse.Namespace, output: Path, skipped: list[Skipped]) -> None:
+    """Write the settings down, which claims the output folder, and then the clips left out."""
     stored = {name: value for name, value in vars(settings).items() if name != "resume"}
     versions = {
         "avcontrast": avcontrast.__version__,
@@ -124,10 +132,16 @@ def start_run(settings: argparse.Namespace, output: Path) -> None:
         "python": platform.python_version(),
     }
     write_json(output / "config.json", {"settings": stored, "versions": versions})
+    if settings.dataset == "vggsound":
+        rows = [entry._asdict() for entry in skipped]
+        write_table(output / "skipped.csv", ["split", "clip", "reason"], rows)
 
 
-def build_trainer(settings: argparse.Namespace, output: Path) -> Trainer:
-    """Return Lightning's trainer with our records."""
+def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Callback]) -> Trainer:
+    """Return Lightning's trainer with our records and further callbacks."""
+    check_launcher(settings.devices, settings.num_nodes)
+    several = settings.devices * settings.num_nodes > 1
+    on_gpus = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     try:
         return Trainer(
             accelerator=settings.accelerator,
@@ -135,6 +149,7 @@ def build_trainer(settings: argparse.Namespace, output: Path) -> Trainer:
             num_nodes=settings.num_nodes,
             precision=settings.precision,
             max_epochs=settings.epochs,
+            sync_batchnorm=several and on_gpus,  # torch has it for GPUs only
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             use_distributed_sampler=False,  # the order of the samples knows about ranks itself
@@ -142,6 +157,7 @@ def build_trainer(settings: argparse.Namespace, output: Path) -> Trainer:
             plugins=[WholeFileCheckpoints()],
             logger=TensorBoardLogger(output, name="tensorboard", version=""),
             callbacks=[
+                *callbacks,
                 EpochBar(),
                 EpochTable(output / "metrics.csv"),
                 LastAndBest(output / "checkpoints", MONITOR),
@@ -153,6 +169,19 @@ def build_trainer(settings: argparse.Namespace, output: Path) -> Trainer:
         raise UserError(f"--precision, --accelerator or --devices: {reason}") from error
 
 
+def describe_processes(settings: argparse.Namespace, trainer: Trainer) -> None:
+    """Say how several processes share the work, and what they do not share."""
+    world = trainer.world_size
+    if world == 1:
+        return
+    say(f"{world} processes: {settings.batch_size // world} of {settings.batch_size} pairs each")
+    if settings.norm == "batch" and trainer.strategy.root_device.type == "cpu":
+        say(
+            "batch norm sees the pairs of its own process only: torch synchronises it on GPUs, "
+            "not on CPUs; --norm group does not depend on the number of processes"
+        )
+
+
 def train(
     settings: argparse.Namespace, module: LocalisationModule, data: Data, trainer: Trainer
 ) -> None:
@@ -162,7 +191,8 @@ def train(
     going_on = settings.resume and last.is_file()
     if going_on:
         say(f"going on after epoch {load_checkpoint(last)['epoch'] + 1} of {settings.epochs}")
-    elif settings.warm_start_epochs:
+    elif settings.warm_start_epochs and first_process():
+        # The others receive the weights of process 0 when the training starts.
         say(f"visual warm start: {settings.warm_start_epochs} epochs on single objects")
         warm_start(
             module.visual.trunk,
@@ -170,31 +200,45 @@ def train(
             epochs=settings.warm_start_epochs,
             seed=settings.seed,
         )
+    if trainer.precision == "64-true":
+        # Lightning reads a checkpoint into the module before it makes it double.
+        module.double()
     if settings.compile:
         module.visual.compile()
         module.audio.compile()
-    workers, size = settings.workers, data.validation_size
+    own = {"workers": settings.workers, "rank": trainer.global_rank, "world": trainer.world_size}
+    size = min(settings.batch_size, data.validation_size)
     trainer.fit(
         module,
-        train_loader(
-            data.train, data.train_size, settings.batch_size, seed=settings.seed, workers=workers
-        ),
-        plain_loader(
-            data.validation, min(settings.batch_size, size), workers=workers, drop_last=True
-        ),
+        train_loader(data.train, data.train_size, settings.batch_size, seed=settings.seed, **own),
+        validation_loader(data.validation, data.validation_size, size, **own),
         ckpt_path=last if going_on else None,
     )
 
 
 def finish(
-    settings: argparse.Namespace, module: LocalisationModule, data: Data, seconds: float
+    settings: argparse.Namespace,
+    module: LocalisationModule,
+    data: Data,
+    trainer: Trainer,
+    started: float,
 ) -> None:
-    """Test the chosen checkpoint once, draw, and print the tables."""
+    """Test the chosen checkpoint once; on process 0, draw, and print the tables."""
     output = Path(settings.output_dir)
     path = output / "checkpoints" / f"{settings.evaluate}.ckpt"
     checkpoint = load_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])
-    features = evaluation.encode(module, data.test, settings.batch_size, settings.workers)
+    seconds = time.monotonic() - started
+    features = evaluation.encode(
+        module.to(trainer.strategy.root_device),
+        data.test,
+        settings.batch_size // trainer.world_size,
+        settings.workers,
+        rank=trainer.global_rank,
+        world=trainer.world_size,
+    )
+    if features is None:
+        return
     tested = evaluation.evaluate(features, data.test)
     epoch = checkpoint["epoch"] + 1
     pictures.draw_all(output, data.test, tested, settings)
@@ -217,33 +261,24 @@ def finish(
     say(f"\n{evaluation.report(tested.metrics)}")
 
 
-def run(settings: argparse.Namespace) -> None:
+def run(settings: argparse.Namespace, interruption: Interruption) -> None:
     """Do everything, in order."""
     started = time.monotonic()
     output = Path(settings.output_dir)
+    same_data = SameData()
+    trainer = build_trainer(settings, output, [interruption, same_data])
     if first_process():
         check_output(settings, output)
     module = build_module(settings)
-    trainer = build_trainer(settings, output)
-    data = load_data(settings, output)
+    data, skipped = load_data(settings, output)
+    same_data.digest = data.digest
     if first_process():
-        start_run(settings, output)
-    if trainer.world_size > 1:
-        say(f"{trainer.world_size} processes: each contrasts its own {settings.batch_size} pairs")
+        start_run(settings, output, skipped)
+    describe_processes(settings, trainer)
     train(settings, module, data, trainer)
-    if trainer.is_global_zero:
-        finish(settings, module, data, time.monotonic() - started)
-
-
-def first_process() -> bool:
-    """Return whether this process is the one that writes and speaks."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
-
-
-def say(line: str) -> None:
-    """Print a line, once however many processes there are."""
-    if first_process():
-        print(line, flush=True)
+    interruption.check()
+    finish(settings, module, data, trainer, started)
+    leave_group()
 
 
 def quieten() -> None:
@@ -260,11 +295,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
     quieten()
     settings = None
+    interruption = Interruption()
     try:
-        settings = parse(arguments)
-        run(settings)
+        with interruption.listening():
+            settings = parse(arguments)
+            run(settings, interruption)
     except UserError as error:
-        print(f"train_fnac.py: error: {error}", file=sys.stderr)
+        where = "" if first_process() else f" in process {process_rank()}"
+        print(f"train_fnac.py: error{where}: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit):
         # Lightning turns Ctrl-C into SystemExit; the parser raises it before there are settings.
@@ -272,7 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         started = (Path(settings.output_dir) / "config.json").exists()
         how = f"; go on with --resume --output-dir {settings.output_dir}" if started else ""
-        print(f"interrupted{how}", file=sys.stderr)
+        if first_process():
+            print(f"interrupted{how}", file=sys.stderr)
         return 128 + 2
     return 0
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from avcontrast import metrics
 from avscenes.augmentation import flip_and_shift, mask_spectrogram, scale_images
-from avscenes.sampling import EpochOrder, generator_for
+from avscenes.sampling import EpochOrder, generator_for, own_part
 from avscenes.scenes import SIZE, SceneSet
 
 Key = int | tuple[int, int]
@@ -48,6 +48,7 @@ class Data(NamedTuple):
     train_size: int
     validation_size: int
     test_ids_in_training: int
+    digest: str  # of the names of all clips, so that processes can compare what they read
 
 
 class SceneDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -82,25 +83,40 @@ def scene_test_set(scenes: SceneSet, class_names: list[str]) -> LabelledSet:
 
 
 def train_loader(
-    pairs: PairDataset, size: int, batch_size: int, *, seed: int, workers: int
+    pairs: PairDataset,
+    size: int,
+    batch_size: int,
+    *,
+    seed: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return batches of augmented samples; a last batch that would be smaller is left out.
+    """Return this process's parts of batches of augmented samples.
 
-    A contrastive loss depends on the size of its batch, so all batches have the same.
+    A contrastive loss depends on the size of its batch, so a last batch that would be smaller is
+    left out. `batch_size` is that of all processes together, and a multiple of their number.
     """
     return DataLoader(
         pairs,
-        batch_size=batch_size,
-        sampler=EpochOrder(size, seed),
-        drop_last=True,
+        batch_size=batch_size // world,
+        sampler=EpochOrder(size, batch_size, seed=seed, rank=rank, world=world),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def plain_loader(
-    pairs: PairDataset, batch_size: int, *, workers: int, drop_last: bool = False
+def validation_loader(
+    pairs: PairDataset, size: int, batch_size: int, *, workers: int, rank: int = 0, world: int = 1
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return batches of plain samples in their order."""
-    return DataLoader(pairs, batch_size=batch_size, drop_last=drop_last, num_workers=workers)
+    """Return this process's parts of batches of plain samples, all of the same size."""
+    order = own_part(range(size), batch_size, rank, world)
+    return plain_loader(pairs, order, batch_size // world, workers=workers)
+
+
+def plain_loader(
+    pairs: PairDataset, order: Sequence[int], batch_size: int, *, workers: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Return batches of plain samples in the given order."""
+    return DataLoader(pairs, batch_size=batch_size, sampler=order, num_workers=workers)

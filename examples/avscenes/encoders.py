@@ -1,11 +1,12 @@
 """Image and audio encoders: small ones for the synthetic scenes, ResNet-18 for real clips.
 
 `ResNet18` names its parameters as torchvision does, so that torchvision's published ImageNet
-weights load.
+weights load. Its `bn1` and `bn2` keep their names when they are group normalisation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,22 +14,32 @@ from torch import Tensor, nn
 
 from avscenes.errors import UserError
 
+Norm = Callable[[int], nn.Module]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return group normalisation with 32 groups, or fewer so that each has four channels."""
+    return nn.GroupNorm(min(32, channels // 4), channels)
+
+
+NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": group_norm}
+
 
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions around a shortcut, as in ResNet-18."""
 
-    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, channels: int, out_channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.bn1 = norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.bn2 = norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
+                norm(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,14 +55,14 @@ class SmallTrunk(nn.Sequential):
 
     channels = 64
 
-    def __init__(self, in_channels: int, last_stride: int) -> None:
+    def __init__(self, in_channels: int, last_stride: int, norm: Norm) -> None:
         super().__init__(
             nn.Conv2d(in_channels, 16, 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(16),
+            norm(16),
             nn.ReLU(inplace=True),
-            ResidualBlock(16, 32, 2),
-            ResidualBlock(32, 64, 2),
-            ResidualBlock(64, 64, last_stride),
+            ResidualBlock(16, 32, 2, norm),
+            ResidualBlock(32, 64, 2, norm),
+            ResidualBlock(64, 64, last_stride, norm),
         )
 
 
@@ -60,16 +71,16 @@ class ResNet18(nn.Module):
 
     channels = 512
 
-    def __init__(self, in_channels: int = 3) -> None:
+    def __init__(self, in_channels: int = 3, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = nn.Sequential(ResidualBlock(64, 64, 1), ResidualBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(ResidualBlock(64, 128, 2), ResidualBlock(128, 128, 1))
-        self.layer3 = nn.Sequential(ResidualBlock(128, 256, 2), ResidualBlock(256, 256, 1))
-        self.layer4 = nn.Sequential(ResidualBlock(256, 512, 2), ResidualBlock(512, 512, 1))
+        self.layer1 = _stage(64, 64, 1, norm)
+        self.layer2 = _stage(64, 128, 2, norm)
+        self.layer3 = _stage(128, 256, 2, norm)
+        self.layer4 = _stage(256, 512, 2, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [b, in_channels, h, w] to [b, 512, h / 32, w / 32]."""
@@ -78,13 +89,37 @@ class ResNet18(nn.Module):
         return result
 
 
+def _stage(channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Sequential:
+    return nn.Sequential(
+        ResidualBlock(channels, out_channels, stride, norm),
+        ResidualBlock(out_channels, out_channels, 1, norm),
+    )
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout that draws for the batch of all processes and applies the part of this one.
+
+    With equal random states and parts, what is dropped does not depend on the number of processes.
+    """
+
+    rank = 0
+    world = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of [b, ...] in training."""
+        if self.world == 1 or not self.training or not self.p:
+            return super().forward(x)
+        mask = super().forward(x.new_ones(self.world * len(x), *x.shape[1:]))
+        return x * mask[self.rank * len(x) : (self.rank + 1) * len(x)]
+
+
 class VisualEncoder(nn.Module):
     """A trunk, element-wise dropout and a 1 x 1 projection: images to a feature map."""
 
     def __init__(self, trunk: SmallTrunk | ResNet18, dim: int, dropout: float) -> None:
         super().__init__()
         self.trunk = trunk
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
         self.projection = nn.Conv2d(trunk.channels, dim, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -119,22 +154,26 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def build_encoders(kind: str, image_dropout: float = 0.0) -> tuple[VisualEncoder, AudioEncoder]:
+def build_encoders(
+    kind: str, image_dropout: float = 0.0, norm: str = "batch"
+) -> tuple[VisualEncoder, AudioEncoder]:
     """Return freshly drawn encoders.
 
     Args:
         kind: `small` (128 dimensions; 64 x 64 images become 8 x 8 maps) or `resnet18` (512; 224 x
             224 become 7 x 7).
         image_dropout: Share of the image features that is dropped before the projection.
+        norm: `batch` or `group`; the second computes nothing across the samples of a batch.
     """
+    layer = NORMS[norm]
     if kind == "small":
-        visual = VisualEncoder(SmallTrunk(3, last_stride=1), 128, image_dropout)
-        audio = AudioEncoder(SmallTrunk(1, last_stride=2), 128)
+        visual = VisualEncoder(SmallTrunk(3, 1, layer), 128, image_dropout)
+        audio = AudioEncoder(SmallTrunk(1, 2, layer), 128)
         # Torch's own initialisation: under the published one the bias outweighs the projection of
         # 64 channels, all sounds start out alike, and the scenes are not learned.
         return visual, audio
-    visual = VisualEncoder(ResNet18(), 512, image_dropout)
-    audio = AudioEncoder(ResNet18(in_channels=1), 512)
+    visual = VisualEncoder(ResNet18(norm=layer), 512, image_dropout)
+    audio = AudioEncoder(ResNet18(1, layer), 512)
     initialise(visual)
     initialise(audio)
     return visual, audio

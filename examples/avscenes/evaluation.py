@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from avcontrast import functional, metrics
 from avscenes.datasets import LabelledSet, plain_loader
 from avscenes.module import LocalisationModule
+from avscenes.processes import rows_of_all_on_first
 
 THRESHOLDS: dict[str, float] = {"half": 0.5, "quarter": 0.75}
 RECALL_AT = (1, 5, 10)
@@ -37,17 +38,43 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def encode(
-    module: LocalisationModule, test: LabelledSet, batch_size: int, workers: int
-) -> Features:
-    """Run both encoders over a test set."""
+    module: LocalisationModule,
+    test: LabelledSet,
+    batch_size: int,
+    workers: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> Features | None:
+    """Run both encoders over a test set, of which each process takes a part.
+
+    Returns:
+        The features of every sample, once and in order, on process 0; None on the others.
+    """
     was_training = module.training
     module.eval()
     visual, audio = [], []
-    for images, spectrograms in plain_loader(test.pairs, batch_size, workers=workers):
-        visual.append(module.visual(images.to(module.device)).float().cpu())
-        audio.append(module.audio(spectrograms.to(module.device)).float().cpu())
+    for images, spectrograms in plain_loader(
+        test.pairs, part_of_test(len(test.labels), rank, world), batch_size, workers=workers
+    ):
+        place = module.device, module.dtype
+        visual.append(module.visual(images.to(*place)).float().cpu())
+        audio.append(module.audio(spectrograms.to(*place)).float().cpu())
     module.train(was_training)
-    return Features(torch.cat(visual), torch.cat(audio))
+    gathered = [rows_of_all_on_first(torch.cat(rows), rank, world) for rows in (visual, audio)]
+    if gathered[0] is None or gathered[1] is None:
+        return None
+    # What comes after the last sample only made the parts equal.
+    return Features(gathered[0][: len(test.labels)], gathered[1][: len(test.labels)])
+
+
+def part_of_test(count: int, rank: int, world: int) -> list[int]:
+    """Return the samples that a process encodes: neighbours, and equally many in every process.
+
+    Where `count` does not divide, the last processes repeat the last sample.
+    """
+    size = -(-count // world)
+    return [min(row, count - 1) for row in range(rank * size, (rank + 1) * size)]
 
 
 def evaluate(features: Features, test: LabelledSet) -> Evaluation:

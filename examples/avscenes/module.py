@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from avcontrast import FNACComponents, FNACLoss, functional, metrics, schedules
 from avscenes.encoders import AudioEncoder, VisualEncoder
 from avscenes.errors import UserError
+from avscenes.processes import average_in_order, rows_of_all
 from avscenes.sampling import mix_seed
 
 TERMS = FNACComponents._fields
@@ -54,15 +56,26 @@ class LocalisationModule(LightningModule):
         self.seed = seed
         self._validation: list[tuple[Tensor, Tensor]] = []
 
+    def setup(self, stage: str) -> None:
+        """Tell the dropout which part of a batch is that of this process."""
+        self.visual.dropout.rank = self.trainer.global_rank
+        self.visual.dropout.world = self.trainer.world_size
+
+    def on_train_start(self) -> None:
+        """On CPUs, make the gradients of several processes the same in every run."""
+        wrapped = self.trainer.model
+        if isinstance(wrapped, DistributedDataParallel) and self.device.type == "cpu":
+            wrapped.register_comm_hook(None, lambda _, bucket: average_in_order(bucket.buffer()))
+
     def regularization(self) -> float:
         """Return the strength of the adjacency terms in this epoch."""
         return schedules.warmup(self.current_epoch, start=self.warmup_epochs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch, that of all processes together."""
         # Dropout must be the same however often a run was interrupted. It is seeded here because
         # Lightning leaves out on_train_epoch_start in the first epoch after a resume.
-        torch.manual_seed(mix_seed(self.seed, self.current_epoch, batch_index, self.global_rank))
+        torch.manual_seed(mix_seed(self.seed, self.current_epoch, batch_index))
         images, spectrograms = batch
         strength = self.regularization()
         parts = self.criterion.components(
@@ -82,7 +95,10 @@ class LocalisationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log how often a held-out image finds its own sound among the first five, and back."""
-        visual, audio = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        visual, audio = (
+            rows_of_all(torch.cat(parts), self.trainer.world_size)
+            for parts in zip(*self._validation, strict=True)
+        )
         self._validation.clear()
         similarity = functional.max_similarity(visual, audio)
         if not similarity.isfinite().all():

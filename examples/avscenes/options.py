@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from avscenes.encoders import NORMS
 from avscenes.errors import UserError
+from avscenes.processes import first_process
 
 LOSSES = {
     # name: which of the three adjacency terms are switched on, as (fns_audio, fns_visual, tne)
@@ -33,6 +35,7 @@ COMMON: dict[str, Any] = {
     "tne_weight": 100.0,
     "threshold": 0.6,
     "image_weights": None,
+    "norm": "batch",
     "weight_decay": 1e-4,
     "evaluate": "last",
     "precision": "32-true",
@@ -46,6 +49,7 @@ COMMON: dict[str, Any] = {
     "test_root": None,
     "test_list": None,
     "annotations": None,
+    "allow_overlap": False,
     "max_missing": 0.05,
 }
 BY_DATASET: dict[str, dict[str, Any]] = {
@@ -92,8 +96,8 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and leave with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        """Print the message, once however many processes read the options, and leave."""
+        self.exit(2, f"{self.prog}: error: {message}\n" if first_process() else None)
 
 
 def _number(kind: type, accepts: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
@@ -146,6 +150,11 @@ def build_parser() -> argparse.ArgumentParser:
     option(data, "--test-root", Path, "folder with frames/ and audio/ to test on")
     option(data, "--test-list", Path, "ids to test on, one a line (vggss_test.csv)")
     option(data, "--annotations", Path, "classes and boxes of the test clips (vggss.json)")
+    data.add_argument(
+        "--allow-overlap",
+        action="store_true",
+        help="train although clips of --test-list are in --train-list",
+    )
     option(data, "--train-size", _COUNT, "number of pairs to train on")
     option(data, "--validation-size", _COUNT, "number of further training pairs that are held out")
     option(data, "--test-size", _COUNT, "number of test pairs")
@@ -162,13 +171,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     option(model, "--encoder", str, "both encoders", choices=["small", "resnet18"])
+    option(model, "--norm", str, "normalisation in the encoders", choices=list(NORMS))
     option(model, "--image-weights", Path, "torchvision's ResNet-18 weights for the image encoder")
     option(model, "--image-dropout", _SHARE, "share of the image features dropped in training")
     option(model, "--warm-start-epochs", _WHOLE, "epochs of the visual warm start (synthetic only)")
 
     training = parser.add_argument_group("training")
     option(training, "--epochs", _COUNT, "passes over the training pairs")
-    option(training, "--batch-size", _COUNT, "pairs in a batch of one process")
+    option(training, "--batch-size", _COUNT, "pairs in a batch of all processes together")
     option(training, "--lr", _POSITIVE, "highest learning rate of Adam")
     option(training, "--schedule", str, "of the learning rate", choices=["constant", "one-cycle"])
     option(training, "--weight-decay", _AMOUNT, "of Adam")
@@ -178,9 +188,9 @@ def build_parser() -> argparse.ArgumentParser:
     machine = parser.add_argument_group("machine")
     option(machine, "--precision", str, "as Lightning names it: 32-true, bf16-mixed, 16-mixed, ...")
     option(machine, "--accelerator", str, "as Lightning names it: cpu, gpu, ...")
-    option(machine, "--devices", _COUNT, "processes; each contrasts its own batch only")
+    option(machine, "--devices", _COUNT, "processes on each machine, which share every batch")
     option(machine, "--num-nodes", _COUNT, "machines")
-    option(machine, "--workers", _WHOLE, "processes that read data")
+    option(machine, "--workers", _WHOLE, "processes that read data, for each that trains")
     machine.add_argument("--compile", action="store_true", help="compile both encoders")
 
     output = parser.add_argument_group("output")
@@ -260,8 +270,24 @@ def _check(settings: dict[str, Any]) -> None:
             raise UserError(f"{flag(name)} needs --dataset vggsound")
     if settings["image_weights"] is not None and settings["encoder"] != "resnet18":
         raise UserError("--image-weights needs --encoder resnet18")
+    if settings["image_weights"] is not None and settings["norm"] != "batch":
+        raise UserError("--image-weights needs --norm batch")
     if folders and settings["warm_start_epochs"]:
         raise UserError("--warm-start-epochs needs --dataset synthetic")
     size = settings["train_size"]
     if size is not None and settings["batch_size"] > size:
         raise UserError(f"--batch-size {settings['batch_size']} is larger than --train-size {size}")
+    batch, validation = settings["batch_size"], settings["validation_size"]
+    check_split(f"--batch-size {batch}", batch, settings)
+    if validation < batch:
+        check_split(f"--validation-size {validation}", validation, settings)
+
+
+def check_split(what: str, size: int, settings: dict[str, Any]) -> None:
+    """Raise `UserError` unless a batch of that size has equal parts for all processes."""
+    devices, nodes = settings["devices"], settings["num_nodes"]
+    if size % (devices * nodes):
+        raise UserError(
+            f"{what} cannot be split evenly over {devices * nodes} processes "
+            f"(--devices {devices} x --num-nodes {nodes})"
+        )

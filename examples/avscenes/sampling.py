@@ -1,16 +1,15 @@
 """Order of the samples and seeds of their augmentation, as pure functions of (seed, epoch, index).
 
-Nothing depends on a global random state, on the number of worker processes or on how often a run
-was interrupted.
+Nothing depends on a global random state, on the number of processes, on the number of workers that
+read for them, or on how often a run was interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import Sampler
 
 
@@ -27,16 +26,32 @@ def generator_for(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(mix_seed(*numbers))
 
 
+def own_part(order: Sequence[int], batch_size: int, rank: int, world: int) -> list[int]:
+    """Return what process `rank` of `world` reads of an order that all of them share.
+
+    Every `batch_size` neighbours are one batch of all processes together, and a process takes the
+    part of its rank in each; what is left over after the last whole batch belongs to no process.
+    """
+    part = batch_size // world
+    starts = range(rank * part, len(order) // batch_size * batch_size, batch_size)
+    return [index for start in starts for index in order[start : start + part]]
+
+
 class EpochOrder(Sampler[tuple[int, int]]):
     """Yields (epoch, index) keys in an order that depends on the seed and the epoch alone.
 
-    Lightning calls `set_epoch` before each epoch. With several processes each takes its share of
-    the same order.
+    Lightning calls `set_epoch` before each epoch. With several processes each takes its part of
+    every batch, see `own_part`.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(
+        self, size: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.size = size
+        self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.world = world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -44,16 +59,9 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        rank, world = _rank_and_world()
         order = torch.randperm(self.size, generator=generator_for(self.seed, self.epoch)).tolist()
-        for index in order[rank : len(self) * world : world]:
+        for index in own_part(order, self.batch_size, self.rank, self.world):
             yield self.epoch, index
 
     def __len__(self) -> int:
-        return self.size // _rank_and_world()[1]
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+        return self.size // self.batch_size * (self.batch_size // self.world)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from avcontrast import metrics
+from avscenes.clips import Skipped
 from avscenes.datasets import Data, LabelledSet, SceneDataset, scene_test_set
 from avscenes.errors import UserError
 from avscenes.folders import (
-    IMAGE_SIZE,
     ClipDataset,
-    Skipped,
     check_clips,
     check_layout,
     read_annotations,
     read_ids,
 )
+from avscenes.images import IMAGE_SIZE
+from avscenes.options import check_split
+from avscenes.overlap import check_overlap
 from avscenes.sampling import generator_for
 from avscenes.scenes import CLASSES, class_name, make_scenes
 
@@ -40,6 +43,7 @@ def synthetic_data(settings: argparse.Namespace) -> Data:
         train_size=settings.train_size,
         validation_size=settings.validation_size,
         test_ids_in_training=0,
+        digest="",
     )
 
 
@@ -77,6 +81,7 @@ def vggsound_data(settings: argparse.Namespace, known: Path | None) -> tuple[Dat
             f"--train-list that --validation-size {settings.validation_size} leaves to train on"
         )
     test_ids = test_ids[: settings.test_size]
+    check_overlap(train_ids, test_ids, allow=settings.allow_overlap)
 
     if known is not None and known.is_file():
         with known.open(newline="", encoding="utf-8") as file:
@@ -97,6 +102,9 @@ def vggsound_data(settings: argparse.Namespace, known: Path | None) -> tuple[Dat
             f"--batch-size {settings.batch_size} is larger than the {len(train)} readable clips of "
             "--train-list"
         )
+    if len(validation) < settings.batch_size:
+        what = f"--validation-size: {len(validation)} readable clips"
+        check_split(what, len(validation), vars(settings))
     for clip in test:
         try:
             metrics.ground_truth_map(annotations[clip].boxes, 1)
@@ -116,6 +124,7 @@ def vggsound_data(settings: argparse.Namespace, known: Path | None) -> tuple[Dat
         train_size=len(train),
         validation_size=len(validation),
         test_ids_in_training=len({*train, *validation} & set(test)),
+        digest=hashlib.sha256(repr((train, validation, test)).encode()).hexdigest(),
     )
     return data, skipped
 

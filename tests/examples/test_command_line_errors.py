@@ -7,6 +7,9 @@ import pytest
 import torch
 import train_fnac
 
+from avscenes.sampling import generator_for
+from avscenes.sources import DATA_SEED
+
 
 def fail(capsys, *options):
     """Run with options that are wrong and return the one line that it prints."""
@@ -50,6 +53,21 @@ def in_empty_folder(tmp_path, monkeypatch):
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
         (["--train-size", "100"], "--batch-size 128 is larger than --train-size 100"),
         (["--batch-size", "513"], "--batch-size 513 is larger than --train-size 512"),
+        (
+            ["--devices", "3"],
+            "--batch-size 128 cannot be split evenly over 3 processes "
+            "(--devices 3 x --num-nodes 1)",
+        ),
+        (["--devices", "4", "--num-nodes", "3"], "--batch-size 128 cannot be split evenly over 12"),
+        (
+            ["--devices", "2", "--validation-size", "99"],
+            "--validation-size 99 cannot be split evenly over 2 processes",
+        ),
+        (["--norm", "layer"], "argument --norm: invalid choice: 'layer'"),
+        (
+            ["--encoder", "resnet18", "--norm", "group", "--image-weights", "w.pth"],
+            "--image-weights needs --norm batch",
+        ),
         (["--train-list", "a.txt"], "--train-list needs --dataset vggsound"),
         (["--dataset", "vggsound"], "--dataset vggsound needs --data-root"),
         (["--image-weights", "w.pth"], "--image-weights needs --encoder resnet18"),
@@ -189,6 +207,18 @@ def test_a_batch_larger_than_what_can_be_read(capsys, clips, tmp_path):
             path.write_bytes(b"broken")
     message = fail_clips(capsys, clips, max_missing=0.99, validation_size=1)
     assert message == "--batch-size 2 is larger than the 1 readable clips of --train-list"
+
+
+def test_held_out_clips_that_cannot_be_shared(capsys, clips, tmp_path):
+    whole = "--validation-size 3 cannot be split evenly over 2 processes"
+    assert whole in fail_clips(capsys, clips, devices=2, validation_size=3, batch_size=4)
+    held_out = torch.randperm(6, generator=generator_for(DATA_SEED))[0]
+    (tmp_path / "train" / "frames" / f"train{held_out}.jpg").write_bytes(b"broken")
+    message = fail_clips(capsys, clips, devices=2, max_missing=0.5)
+    assert message == (
+        "--validation-size: 1 readable clips cannot be split evenly over 2 processes "
+        "(--devices 2 x --num-nodes 1)"
+    )
 
 
 def test_an_output_folder_that_cannot_be_made(capsys, tmp_path):

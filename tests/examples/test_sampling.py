@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from avscenes import sampling
 from avscenes.datasets import SceneDataset, plain_loader, train_loader
-from avscenes.sampling import EpochOrder, mix_seed
+from avscenes.sampling import EpochOrder, mix_seed, own_part
 from avscenes.scenes import make_scenes
 
 
@@ -14,7 +13,7 @@ def test_mix_seed_depends_on_every_number_and_their_order():
 
 
 def test_order_is_a_permutation_that_depends_on_seed_and_epoch():
-    order = EpochOrder(20, seed=1)
+    order = EpochOrder(20, 5, seed=1)
     first = list(order)
     assert sorted(first) == [(0, index) for index in range(20)]
     order.set_epoch(1)
@@ -22,18 +21,27 @@ def test_order_is_a_permutation_that_depends_on_seed_and_epoch():
     order.set_epoch(0)
     assert list(order) == first
     assert [index for _, index in first] != [index for _, index in second]
-    assert list(EpochOrder(20, seed=2)) != first
+    assert list(EpochOrder(20, 5, seed=2)) != first
 
 
-def test_processes_share_one_order(monkeypatch):
-    whole = list(EpochOrder(10, seed=0))
-    shares = []
-    for rank in range(3):
-        monkeypatch.setattr(sampling, "_rank_and_world", lambda rank=rank: (rank, 3))
-        order = EpochOrder(10, seed=0)
-        shares.append(list(order))
-        assert len(order) == len(shares[-1]) == 3
-    assert sorted(key for share in shares for key in share) == sorted(whole[:9])
+def test_processes_take_neighbouring_parts_of_each_whole_batch():
+    assert own_part(range(10), 4, 0, 1) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert own_part(range(10), 4, 0, 2) == [0, 1, 4, 5]
+    assert own_part(range(10), 4, 1, 2) == [2, 3, 6, 7]
+    assert own_part(range(10), 4, 3, 4) == [3, 7]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_one_order(world):
+    whole = list(EpochOrder(15, 6, seed=0))
+    assert len(whole) == 12
+    orders = [EpochOrder(15, 6, seed=0, rank=rank, world=world) for rank in range(world)]
+    shares = [list(order) for order in orders]
+    assert {len(order) for order in orders} == {len(share) for share in shares} == {12 // world}
+    part = 6 // world
+    for batch in range(2):
+        keys = [key for share in shares for key in share[batch * part : (batch + 1) * part]]
+        assert keys == whole[batch * 6 : (batch + 1) * 6]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -56,6 +64,6 @@ def test_augmentation_changes_with_the_epoch_and_plain_samples_do_not():
     pairs = SceneDataset(make_scenes(0, "train", 4), seed=0)
     assert torch.equal(pairs[0, 2][1], pairs[0, 2][1])
     assert any(not torch.equal(pairs[0, 2][1], pairs[epoch, 2][1]) for epoch in range(1, 4))
-    images, _ = next(iter(plain_loader(pairs, 4, workers=0)))
+    images, _ = next(iter(plain_loader(pairs, range(4), 4, workers=0)))
     assert torch.equal(images[2], pairs[2][0])
     assert abs(images.mean().item()) < 1

@@ -312,8 +312,10 @@ def test_the_default_run_learns_to_localise(tmp_path):
     assert results["model_pointing"] > results["centre_disc_pointing"] + 0.1
     assert results["chance_class_r1"] < 0.09
     assert results["class_region_to_sound_r1"] > 0.8
-    for direction in ("image_to_sound", "sound_to_image"):
-        assert results[f"class_{direction}_r1"] > 0.3
+    # Each image shows a silent object too, which is found half of the time. From sound to image few
+    # images lead for all sounds of a class: twelve classes decide, not the 504 queries.
+    assert results["class_image_to_sound_r1"] > 0.35
+    assert results["class_sound_to_image_r1"] > 0.15
 
 
 def test_class_chance_is_the_share_of_hits_of_random_rankings():
@@ -333,7 +335,7 @@ def test_help_names_every_option_and_its_defaults():
         *("--tne-weight", "--warmup-epochs", "--epochs", "--batch-size", "--train-size"),
         *("--encoder", "--image-weights", "--lr", "--weight-decay", "--image-dropout"),
         *("--precision", "--devices", "--num-nodes", "--workers", "--compile", "--seed"),
-        *("--output-dir", "--resume", "--max-missing"),
+        *("--output-dir", "--resume", "--max-missing", "--allow-overlap"),
     ):
         assert f"{option} " in result.stdout, option
     assert "(default: 128 / 256)" in result.stdout

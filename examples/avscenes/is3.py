@@ -1,0 +1,72 @@
+"""IS3: synthetic images of two things, once with the sound of each."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from avscenes.annotated import Sample
+from avscenes.clips import Clip
+from avscenes.errors import UserError
+from avscenes.reasons import reason_of
+
+# Boxes are given in pixels of images of this size.
+_PIXELS = 224
+
+
+class Entry(NamedTuple):
+    """What the annotations say about one image with one of its sounds."""
+
+    image: str
+    audio: str
+    box: list[float]
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Read a list of `{"image": path, "audio": path, "gt_box": [x0, y0, x1, y1]}`.
+
+    Of the paths, which are those of another machine, only the names of the files matter.
+
+    Raises:
+        UserError: When the file cannot be read or has another form.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--annotations: cannot read {path}: {reason_of(error)}") from error
+    if not isinstance(content, list) or not content:
+        raise UserError(f"--annotations: {path} must hold a list of images")
+    entries = []
+    for number, entry in enumerate(content):
+        try:
+            image, audio = (PurePosixPath(str(entry[key])).name for key in ("image", "audio"))
+            box = [float(value) / _PIXELS for value in entry["gt_box"]]
+            whole = len(box) == 4 and all(map(math.isfinite, box)) and image and audio
+        except (KeyError, TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"--annotations: entry {number} of {path} is not of the form "
+                '{"image": path, "audio": path, "gt_box": [x0, y0, x1, y1]}'
+            )
+        entries.append(Entry(image, audio, box))
+    return entries
+
+
+def is3_samples(root: Path, entries: list[Entry], *, masks: bool = False) -> list[Sample]:
+    """Return images with their sounds, whose class is the last part of their name.
+
+    Args:
+        root: Folder with `images`, `audio_wav` and `gt_segmentation`.
+        entries: As `read_entries` returns them.
+        masks: Take the segmentation masks instead of the boxes.
+    """
+    samples = []
+    for entry in entries:
+        name = PurePosixPath(entry.image).stem
+        clip = Clip(name, root / "images" / entry.image, root / "audio_wav" / entry.audio)
+        mask = root / "gt_segmentation" / f"{name}.png" if masks else None
+        samples.append(Sample(clip, name.rpartition("_")[2], [entry.box], mask))
+    return samples

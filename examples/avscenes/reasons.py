@@ -1,0 +1,16 @@
+"""Says in one line why a file could not be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what an exception says, without the path where it can."""
+    text = getattr(error, "strerror", None) or str(error)
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def printable(path: Path) -> str:
+    """Return a path as text that every terminal and file can hold, whatever bytes it is made of."""
+    return str(path).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,46 @@
+"""VGG-SS and its halves Heard 110 and Unheard 110, from lists of ids and `vggss.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from avscenes.annotated import Sample
+from avscenes.clips import clips_in
+from avscenes.errors import UserError
+from avscenes.folders import Annotation
+
+
+def vggss_samples(
+    root: Path, clips: Iterable[str], annotations: Mapping[str, Annotation]
+) -> list[Sample]:
+    """Return the clips of a list with their classes and boxes."""
+    return [
+        Sample(clip, annotations[clip.name].class_name, annotations[clip.name].boxes)
+        if clip.name in annotations
+        else Sample(clip, fault="no entry in --annotations")
+        for clip in clips_in(root, clips)
+    ]
+
+
+def check_open_set(
+    heard: Iterable[str], unheard: Iterable[str], annotations: Mapping[str, Annotation]
+) -> tuple[set[str], set[str]]:
+    """Return the classes of the heard and of the unheard test clips.
+
+    There are two partitions of VGG-SS in use under this name; mixing their lists is an error.
+
+    Raises:
+        UserError: When a class is in both.
+    """
+    classes = [
+        {annotations[clip].class_name for clip in clips if clip in annotations}
+        for clips in (heard, unheard)
+    ]
+    shared = sorted(classes[0] & classes[1])
+    if shared:
+        raise UserError(
+            f"the heard and the unheard test list share {len(shared)} classes (first "
+            f"{shared[0]!r}); they must be of the same partition"
+        )
+    return classes[0], classes[1]

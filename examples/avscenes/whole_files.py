@@ -1,0 +1,25 @@
+"""Writes files that are there as a whole or not at all, whenever the program is killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def partial_path(path: Path) -> Path:
+    """Return where a file is written before it is moved to its place."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside the place of the file, then move it there; a failed write leaves nothing."""
+    partial = partial_path(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

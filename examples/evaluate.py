@@ -1,0 +1,183 @@
+r"""Evaluate a trained model on a test set, beside what it has to be compared with.
+
+    python examples/evaluate.py --checkpoint RUN/checkpoints/best.ckpt
+    python examples/evaluate.py --checkpoint RUN/checkpoints/best.ckpt --protocol lvs \
+        --object-weights resnet18.pth --output-dir results/lvs
+    python examples/evaluate.py --checkpoint RUN/checkpoints/best.ckpt \
+        --image street.jpg --sound siren.wav --output heat.png
+
+The first two write a table, every figure, the scores of every sample and a gallery into a folder of
+their own; the last draws one heat map.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import avcontrast
+from avcontrast import metrics
+from avscenes import evaluation
+from avscenes.checkpoints import Trained, load_trained
+from avscenes.encoders import ResNet18
+from avscenes.errors import UserError
+from avscenes.evaluation_options import complete, parse
+from avscenes.gallery import draw_gallery
+from avscenes.objects import load_object_network
+from avscenes.one_pair import draw_pair
+from avscenes.one_pass import Tested, run_tests
+from avscenes.records import write_json, write_table
+from avscenes.scoring import figures
+from avscenes.tables import describe, table
+from avscenes.testsets import NamedTests, read_tests
+
+
+def check_free(option: str, path: Path) -> None:
+    """Raise `UserError` when there is something already, or nothing can be made there."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"{option}: {path} holds results already; name another place")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise UserError(f"{option}: cannot make {path}: {nearest} is no writable folder")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder that takes its place at the end, and is removed when something goes wrong."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.is_dir():
+            path.rmdir()
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sample_rows(tests: NamedTests, tested: Tested) -> list[dict[str, Any]]:
+    """Return a row a sample: its name, its class and its scores."""
+    test = tests.labelled
+    columns = {name: column.tolist() for name, column in tested.columns.items()}
+    return [
+        {
+            "id": tests.names[row],
+            "class": test.class_names[int(test.labels[row])],
+            **{name: _cell(values[place]) for name, values in columns.items()},
+        }
+        for place, row in enumerate(tested.rows.tolist())
+    ]
+
+
+def _cell(value: float | bool) -> float | int:
+    return int(value) if isinstance(value, bool) else round(value, 6)
+
+
+def caption(trained: Trained, tested: Tested, options: argparse.Namespace) -> str:
+    """Return what the figures of a table belong to."""
+    lost = len(tested.skipped)
+    left_out = f", {lost} left out" if lost else ""
+    lines = [
+        f"{options.checkpoint} (epoch {trained.epoch}), {options.dataset}: "
+        f"{len(tested.rows)} pairs{left_out}",
+        describe(options.protocol),
+    ]
+    if tested.objects is not None:
+        lines.append(f"mix: {1 - options.object_share:g} model + {options.object_share:g} OGL")
+    return "\n".join(lines)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Test a checkpoint, and write and print what comes out."""
+    trained = load_trained(options.checkpoint, options.device)
+    complete(options, trained.folder, trained.settings)
+    output = Path(options.output_dir)
+    check_free("--output-dir", output)
+    objects = _object_network(options)
+    tests = read_tests(options)
+    tested = run_tests(trained, objects, tests, options)
+    for entry in tested.skipped:
+        print(f"left out: clip {entry.clip}: {entry.reason}")
+    test = tests.labelled
+    results = {
+        **figures(tested.columns, metrics.PROTOCOLS[options.protocol]),
+        **evaluation._retrieval(tested.features, test.labels[tested.rows]),
+    }
+    title = caption(trained, tested, options)
+    text = f"{title}\n\n{table(results, options.protocol)}"
+    with whole_folder(output) as folder:
+        write_json(
+            folder / "metrics.json",
+            {
+                **results,
+                "checkpoint": str(options.checkpoint),
+                "epoch": trained.epoch,
+                "dataset": options.dataset,
+                "protocol": options.protocol,
+                "object_share": None if objects is None else options.object_share,
+                "test_samples": len(tested.rows),
+                "left_out": len(tested.skipped),
+                "avcontrast": avcontrast.__version__,
+                "torch": torch.__version__,
+            },
+        )
+        rows = sample_rows(tests, tested)
+        write_table(folder / "samples.csv", list(rows[0]), rows)
+        if tested.skipped:
+            lost = [{"clip": entry.clip, "reason": entry.reason} for entry in tested.skipped]
+            write_table(folder / "left_out.csv", ["clip", "reason"], lost)
+        (folder / "table.txt").write_text(f"{text}\n", encoding="utf-8")
+        draw_gallery(
+            folder / "gallery.png",
+            test,
+            tested,
+            protocol=options.protocol,
+            object_share=options.object_share,
+            title=f"Best, median and worst of {len(tested.rows)} test pairs by cIoU "
+            f"({options.dataset}, {options.protocol})",
+        )
+    print(f"{text}\n\nwritten to {output}")
+
+
+def draw_one(options: argparse.Namespace) -> None:
+    """Draw the heat map of one image and one sound."""
+    check_free("--output", Path(options.output))
+    trained = load_trained(options.checkpoint, options.device)
+    draw_pair(trained, _object_network(options), options)
+    print(f"written to {options.output}")
+
+
+def _object_network(options: argparse.Namespace) -> ResNet18 | None:
+    if options.object_weights is None:
+        return None
+    return load_object_network(options.object_weights, options.device)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line and return the exit status."""
+    try:
+        options = parse(arguments)
+        if options.image is None:
+            evaluate(options)
+        else:
+            draw_one(options)
+    except UserError as error:
+        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 128 + 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,384 @@
+import csv
+import json
+import math
+
+import evaluate
+import numpy as np
+import pytest
+import soundfile
+import torch
+import train_fnac
+from PIL import Image
+from torch.nn import functional as F
+
+from avcontrast import metrics
+from avscenes import clips
+from avscenes.encoders import ResNet18, build_encoders
+from avscenes.gallery import ranked
+from avscenes.objects import heat_maps, load_object_network, object_maps, stretch
+from avscenes.scoring import score
+
+# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+TESTED = 24
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one epoch and what it reported."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    status = train_fnac.main(
+        [
+            *("--train-size", "16", "--validation-size", "8", "--test-size", str(TESTED)),
+            *("--batch-size", "8", "--epochs", "1", "--warm-start-epochs", "0"),
+            *("--accelerator", "cpu", "--output-dir", str(output)),
+        ]
+    )
+    assert status == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def object_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(ResNet18().state_dict(), path)
+    return path
+
+
+def checkpoint(run):
+    return run / "checkpoints" / "last.ckpt"
+
+
+def run(*options):
+    try:
+        return evaluate.main([str(option) for option in (*options, "--device", "cpu")])
+    except SystemExit as stop:
+        return stop.code
+
+
+def fail(capsys, *options):
+    """Run with options that are wrong and return the one line that it prints."""
+    assert run(*options) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("evaluate.py: error: ")
+    return lines[0].removeprefix("evaluate.py: error: ")
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_figures_are_those_of_the_training_script(trained, tmp_path, capsys):
+    output = tmp_path / "results"
+    assert run("--checkpoint", checkpoint(trained), "--output-dir", output) == 0
+    found = json.loads((output / "metrics.json").read_text())
+    reported = json.loads((trained / "metrics.json").read_text())
+    names = {
+        name
+        for name in reported
+        if name.startswith(("model_", "centre_disc_", "ceiling_", "class_", "pair_", "chance_"))
+    }
+    assert len(names) == 42
+    for name in names:
+        assert found[name] == pytest.approx(reported[name], abs=1e-9), name
+    assert {path.name for path in output.iterdir()} == {
+        *("metrics.json", "samples.csv", "gallery.png", "table.txt")
+    }
+    assert found["protocol"] == "ezvsl-test"
+    assert found["left_out"] == 0
+    printed = capsys.readouterr().out
+    assert (output / "table.txt").read_text() in printed
+
+    lines = printed.splitlines()
+    assert f"(epoch 1), synthetic: {TESTED} pairs" in lines[0]
+    assert lines[1] == "ezvsl-test (bilinear, corners aligned, >=, half of the image)"
+    cells = {line[:32].strip(): line[32:].split() for line in lines[3:] if line}
+    assert cells[""] == ["model", "centre", "disc", "ceiling", "chance"]
+    expected = [f"{found[f'{who}_success_half']:.3f}" for who in ("model", "centre_disc")]
+    assert cells["success@0.5, half of the image"][:2] == expected
+    assert cells["pointing"][2:] == ["1.000", "-"]
+    chance = f"{5 / TESTED:.3f}"
+    assert cells["R@5, own pair, sound to image"][1:] == ["-", "-", chance]
+
+
+def test_every_sample_has_a_row_of_which_the_figures_are_made(trained, tmp_path, object_weights):
+    output = tmp_path / "results"
+    status = run(
+        *("--checkpoint", checkpoint(trained), "--output-dir", output, "--test-size", 5),
+        *("--object-weights", object_weights, "--protocol", "alignment-adaptive"),
+        *("--batch-size", 2),
+    )
+    assert status == 0
+    found = json.loads((output / "metrics.json").read_text())
+    rows = read_rows(output / "samples.csv")
+    assert [row["id"] for row in rows] == [f"scene {number}" for number in range(5)]
+    assert rows[0]["class"] == "striped disc"
+    for who in ("model", "ogl", "mix", "centre_disc", "ceiling"):
+        ciou = torch.tensor([float(row[f"{who}_ciou_area"]) for row in rows])
+        assert found[f"{who}_mean_ciou_area"] == pytest.approx(ciou.mean().item(), abs=1e-5)
+        assert found[f"{who}_success_area"] == metrics.success_rate(ciou).item()
+        pointing = [int(row[f"{who}_pointing"]) for row in rows]
+        assert found[f"{who}_pointing"] == pytest.approx(sum(pointing) / 5)
+        assert all(math.isfinite(float(row["gt_area"])) for row in rows)
+    assert found["object_share"] == 0.6
+    assert "mix: 0.4 model + 0.6 OGL" in (output / "table.txt").read_text()
+    with Image.open(output / "gallery.png") as image:
+        assert image.height > 700
+
+
+def test_the_object_map_is_the_mean_activation_of_the_last_stage(object_weights):
+    network = load_object_network(object_weights, torch.device("cpu"))
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        x = F.max_pool2d(F.relu(network.bn1(network.conv1(images))), 3, 2, 1)
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            x = stage(x)
+    found = object_maps(network, images)
+    assert found.shape == (1, 7, 7)
+    torch.testing.assert_close(found, x.abs().sum(dim=1) / 512)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert object_maps(network, images[..., :32, :32]).shape == (1, 7, 7)
+
+
+def small_maps():
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(3, 7, 7, generator=generator) - 0.3, torch.rand(3, 7, 7, generator=generator)
+
+
+def test_the_mix_is_that_of_ez_vsl():
+    cosines, objects = small_maps()
+    maps = heat_maps(cosines, objects, size=224, protocol="ezvsl-test", object_share=0.6)
+    for place in range(3):
+        large = [
+            F.interpolate(m[place][None, None], (224, 224), mode="bilinear", align_corners=True)
+            for m in (cosines, objects)
+        ]
+        scaled = [(m[0, 0] - m.min()) / (m.max() - m.min()) for m in large]
+        torch.testing.assert_close(maps["mix"][place], 0.4 * scaled[0] + 0.6 * scaled[1])
+    constant = torch.full((1, 2, 2), 0.7)
+    assert torch.equal(stretch(constant), constant)
+
+
+@pytest.mark.parametrize("protocol", ["ezvsl-test", "fnac-test2", "slavc-test"])
+def test_a_mix_of_one_kind_scores_as_that_kind(protocol):
+    cosines, objects = small_maps()
+    truth = torch.stack(
+        [metrics.ground_truth_map([[0.1 * n, 0.2, 0.8, 0.9]], 56) for n in range(3)]
+    )
+    for share, same in ((0.0, "model"), (1.0, "ogl")):
+        heats = heat_maps(cosines, objects, size=56, protocol=protocol, object_share=share)
+        scores = score(heats, truth, metrics.PROTOCOLS[protocol])
+        torch.testing.assert_close(
+            scores["mix_ciou_half"], scores[f"{same}_ciou_half"], atol=1e-3, rtol=0
+        )
+        assert torch.equal(scores["mix_pointing"], scores[f"{same}_pointing"])
+
+
+def test_fixed_thresholds_see_the_scale_of_slavc():
+    cosines, objects = small_maps()
+    maps = heat_maps(cosines, objects, size=7, protocol="slavc-test-absolute", object_share=0.25)
+    torch.testing.assert_close(maps["model"], (cosines + 1) / 2)
+    torch.testing.assert_close(maps["ogl"], objects / 2.5)
+    torch.testing.assert_close(maps["mix"], 0.75 * maps["model"] + 0.25 * maps["ogl"])
+
+
+def test_the_gallery_ranks_by_ciou():
+    ciou = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.7, 0.2, 0.8])
+    assert ranked(ciou) == {"best": [1, 6], "median": [4, 2], "worst": [5, 0]}
+    assert ranked(ciou[:2]) == {"best": [1], "median": [1], "worst": [0]}
+    assert [len(places) for places in ranked(torch.rand(20)).values()] == [3, 3, 3]
+
+
+@pytest.fixture
+def clip_run(tmp_path, make_clip):
+    """An untrained model of clips, and five clips of which one is broken and one unknown."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.manual_seed(0)
+    visual, audio = build_encoders("small")
+    state = {f"visual.{name}": value for name, value in visual.state_dict().items()}
+    state |= {f"audio.{name}": value for name, value in audio.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 2}, folder / "checkpoints" / "last.ckpt")
+    for name in ("a", "b", "c", "d", "e"):
+        make_clip(tmp_path / "test", name, size=(32, 32), seconds=1)
+    (tmp_path / "test" / "audio" / "c.wav").write_bytes(b"RIFF")
+    (tmp_path / "test.csv").write_text("a\nb\nc\nd\ne\n")
+    entries = [
+        {"file": name, "class": "dog" if name < "c" else "cat", "bbox": [[0.1, 0.2, 0.7, 0.8]]}
+        for name in "abcd"
+    ]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    settings = {
+        "dataset": "vggsound",
+        "encoder": "small",
+        "image_dropout": 0.9,
+        "norm": "batch",
+        "test_root": str(tmp_path / "test"),
+        "test_list": str(tmp_path / "test.csv"),
+        "annotations": str(tmp_path / "vggss.json"),
+        "max_missing": 0.5,
+        "batch_size": 2,
+        "workers": 0,
+    }
+    (folder / "config.json").write_text(json.dumps({"settings": settings}))
+    return folder
+
+
+def test_broken_clips_are_named_counted_and_left_out(clip_run, capsys, monkeypatch):
+    read = []
+    decode = clips._decode
+    monkeypatch.setattr(
+        clips, "_decode", lambda clip, *more: (read.append(clip.name), decode(clip, *more))[1]
+    )
+    monkeypatch.setattr(evaluate, "draw_gallery", lambda path, *_, **__: path.touch())
+    assert run("--checkpoint", checkpoint(clip_run)) == 0
+    assert read == ["a", "b", "c", "d"]
+    printed = capsys.readouterr().out
+    assert "left out: clip e: no entry in --annotations\nleft out: clip c: " in printed
+    assert "(epoch 3), vggsound: 3 pairs, 2 left out" in printed
+    output = clip_run / "evaluation-vggsound-ezvsl-test"
+    assert [row["id"] for row in read_rows(output / "samples.csv")] == ["a", "b", "d"]
+    assert [row["class"] for row in read_rows(output / "samples.csv")] == ["dog", "dog", "cat"]
+    assert [row["clip"] for row in read_rows(output / "left_out.csv")] == ["e", "c"]
+    assert json.loads((output / "metrics.json").read_text())["left_out"] == 2
+
+
+def test_too_many_broken_clips_stop_the_test(clip_run, tmp_path, capsys):
+    message = fail(
+        capsys,
+        *("--checkpoint", checkpoint(clip_run), "--max-missing", 0.3),
+        *("--output-dir", tmp_path / "results"),
+    )
+    assert message == (
+        "--test-list: more of the 5 test clips cannot be used than --max-missing 0.3 allows; "
+        "first e: no entry in --annotations"
+    )
+    for name in ("a", "b", "d"):
+        (tmp_path / "test" / "frames" / f"{name}.jpg").write_bytes(b"broken")
+    message = fail(capsys, "--checkpoint", checkpoint(clip_run), "--max-missing", 1)
+    assert message.startswith("--test-list: none of the 5 test clips can be used; first e: ")
+    assert not (tmp_path / "results").exists()
+    assert sorted(path.name for path in clip_run.iterdir()) == ["checkpoints", "config.json"]
+
+
+def test_what_is_interrupted_at_the_end_leaves_nothing(clip_run, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "draw_gallery", interrupted)
+    assert run("--checkpoint", checkpoint(clip_run)) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert sorted(path.name for path in clip_run.iterdir()) == ["checkpoints", "config.json"]
+
+
+@pytest.mark.parametrize("kind", ["scenes", "clips"])
+def test_one_pair_becomes_a_picture(kind, trained, clip_run, tmp_path, object_weights, capsys):
+    model = checkpoint(trained if kind == "scenes" else clip_run)
+    Image.new("RGBA", (90, 60), (200, 30, 30, 128)).save(tmp_path / "image.png")
+    time = np.arange(8_000) / 8_000
+    soundfile.write(tmp_path / "tone.flac", 0.5 * np.sin(2 * np.pi * 440 * time), 8_000)
+    pair = ["--image", tmp_path / "image.png", "--sound", tmp_path / "tone.flac"]
+    output = tmp_path / "maps" / "heat.png"
+    ogl = ["--object-weights", object_weights] if kind == "clips" else []
+    assert run("--checkpoint", model, *pair, *ogl, "--output", output) == 0
+    assert f"written to {output}" in capsys.readouterr().out
+    with Image.open(output) as image:
+        image.load()
+        assert image.width > (3 if ogl else 1.4) * image.height
+    assert [path.name for path in output.parent.iterdir()] == ["heat.png"]
+    message = fail(capsys, "--checkpoint", model, *pair, "--output", output)
+    assert message == f"--output: {output} holds results already; name another place"
+
+
+def test_unreadable_pairs(clip_run, tmp_path, capsys):
+    sound, image = tmp_path / "test" / "audio" / "a.wav", tmp_path / "test" / "frames" / "a.jpg"
+    none, text = tmp_path / "none", tmp_path / "text"
+    text.write_text("neither")
+    common = ["--checkpoint", checkpoint(clip_run), "--output", tmp_path / "heat.png"]
+    message = fail(capsys, *common, "--image", none, "--sound", sound)
+    assert message == f"--image: cannot read {none}: No such file or directory"
+    message = fail(capsys, *common, "--image", text, "--sound", sound)
+    assert message.startswith(f"--image: cannot read {text}: cannot identify image file")
+    message = fail(capsys, *common, "--image", image, "--sound", none)
+    assert message == f"--sound: cannot read {none}: No such file or directory"
+    message = fail(capsys, *common, "--image", image, "--sound", text)
+    assert message.startswith(f"--sound: cannot read {text}: ")
+    assert not (tmp_path / "heat.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--protocol", "best"], "argument --protocol: invalid choice: 'best' (choose from "),
+        (["--dataset", "imagenet"], "argument --dataset: invalid choice: 'imagenet'"),
+        (["--batch-size", "0"], "--batch-size: must be a whole number of at least 1, got '0'"),
+        (["--workers", "-1"], "--workers: must be a whole number of at least 0, got '-1'"),
+        (["--object-share", "2"], "--object-share: must be between 0 and 1, got '2'"),
+        (["--object-share", "nan"], "--object-share: must be between 0 and 1, got 'nan'"),
+        (["--object-share", "0.5"], "--object-share needs --object-weights"),
+        (["--image", "a.jpg"], "--image needs --sound"),
+        (["--image", "a.jpg", "--sound", "a.wav"], "--image needs --output"),
+        (["--output", "a.png"], "--output needs --image"),
+        (["--image", "a", "--sound", "b", "--output", "c.jpg"], "--output: must end in .png"),
+        (["--dataset", "synthetic"], "--dataset synthetic: the checkpoint was trained on vggsound"),
+        (["--test-list", "none.csv"], "--test-list: cannot read none.csv: No such file"),
+        (["--test-root", "none"], "--test-root: there is no folder none"),
+        (["--annotations", "none"], "--annotations: cannot read none: No such file"),
+        (["--object-weights", "none.pth"], "--object-weights: cannot read none.pth: "),
+    ],
+)
+def test_mistakes_are_named_in_one_line(clip_run, capsys, options, message):
+    assert message in fail(capsys, "--checkpoint", checkpoint(clip_run), *options)
+    assert sorted(path.name for path in clip_run.iterdir()) == ["checkpoints", "config.json"]
+
+
+def test_a_device_that_is_none(clip_run, capsys):
+    assert evaluate.main(["--checkpoint", str(checkpoint(clip_run)), "--device", "abacus"]) == 2
+    assert "error: --device: cannot use abacus: " in capsys.readouterr().err
+
+
+def test_clips_without_annotations(clip_run, tmp_path, capsys):
+    (tmp_path / "test.csv").write_text("x\ny\n")
+    assert "none of the 2 clips" in fail(capsys, "--checkpoint", checkpoint(clip_run))
+
+
+def test_checkpoints_that_cannot_be_used(clip_run, tmp_path, capsys):
+    path = checkpoint(clip_run)
+    missing = tmp_path / "missing.ckpt"
+    assert fail(capsys, "--checkpoint", missing) == f"--checkpoint: there is no file {missing}"
+    config = clip_run / "config.json"
+    settings = json.loads(config.read_text())
+    settings["settings"]["encoder"] = "resnet18"
+    config.write_text(json.dumps(settings))
+    message = fail(capsys, "--checkpoint", path)
+    assert message == f"--checkpoint: {path} does not fit the settings in {config}"
+    config.write_text("{}")
+    message = fail(capsys, "--checkpoint", path)
+    assert message == f"--checkpoint: {config} holds no settings of a run"
+    config.unlink()
+    message = fail(capsys, "--checkpoint", path)
+    assert message == (
+        f"--checkpoint: there is no config.json in {clip_run}, the folder of the run"
+    )
+    config.write_text(json.dumps(settings))
+    path.write_bytes(b"broken")
+    message = fail(capsys, "--checkpoint", path)
+    assert message.startswith(f"--checkpoint: {path} is no checkpoint of train_fnac.py: ")
+
+
+def test_an_output_folder_in_use_is_left_alone(clip_run, tmp_path, capsys):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    common = ["--checkpoint", checkpoint(clip_run), "--output-dir"]
+    message = fail(capsys, *common, tmp_path / "used")
+    assert message == f"--output-dir: {tmp_path / 'used'} holds results already; name another place"
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["notes.txt"]
+    message = fail(capsys, *common, tmp_path / "vggss.json" / "results")
+    assert message.endswith(f"{tmp_path / 'vggss.json'} is no writable folder")

@@ -1,0 +1,186 @@
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from video_files import write_video
+
+from avscenes import prepare as module
+from avscenes.folders import check_clips
+from avscenes.prepare import main, make_clip, plan, prepare
+from avscenes.whole_files import write_whole
+
+EXAMPLES = Path(module.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video") / "video.mp4", seconds=10.5, fps=4)
+
+
+@pytest.fixture
+def videos(tmp_path, video):
+    folder = tmp_path / "videos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("-a_000030.mp4", "b.MP4", "more/c.mp4"):
+        shutil.copy(video, folder / name)
+    return folder
+
+
+def made(out):
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+WHOLE = [
+    *("audio/-a_000030.wav", "audio/b.wav", "audio/c.wav"),
+    *("frames/-a_000030.jpg", "frames/b.jpg", "frames/c.jpg"),
+]
+
+
+def test_clips_are_made_in_the_layout_that_training_reads(tmp_path, videos, capsys):
+    out = tmp_path / "out"
+    assert main([str(videos), str(out), "--workers", "2"]) == 0
+    assert made(out) == WHOLE
+    info = soundfile.info(out / "audio" / "c.wav")
+    assert (info.samplerate, info.channels, info.frames, info.subtype) == (
+        *(16_000, 1, 160_000),
+        "PCM_16",
+    )
+    with Image.open(out / "frames" / "c.jpg") as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 32))
+        assert np.asarray(image)[:, 40:].mean() == pytest.approx(125, abs=8)
+    assert check_clips("train", out, ["-a_000030", "b", "c"], workers=1) == []
+    printed = capsys.readouterr()
+    assert printed.out == "3 videos prepared, 0 done before, 0 failed\n"
+    assert "3/3" in printed.err
+
+
+def test_what_is_done_is_not_done_again(tmp_path, videos, capsys):
+    out = tmp_path / "out"
+    prepare(videos, out, 1)
+    times = {name: (out / name).stat().st_mtime_ns for name in WHOLE}
+    (out / "audio" / "b.wav").unlink()
+    assert main([str(videos), str(out), "--workers", "1"]) == 0
+    assert made(out) == WHOLE
+    again = {name for name in WHOLE if (out / name).stat().st_mtime_ns != times[name]}
+    assert again == {"audio/b.wav"}
+    assert capsys.readouterr().out.endswith("1 videos prepared, 2 done before, 0 failed\n")
+
+
+def test_failures_are_named_with_their_reasons(tmp_path, videos, video, capsys):
+    (videos / "cut.mp4").write_bytes(video.read_bytes()[:20_000])
+    (videos / "empty.mkv").write_bytes(b"")
+    (videos / "text.webm").write_text("no video")
+    write_video(videos / "mute.avi", acodec="")
+    shutil.copy(video, videos / "more" / "b.mp4")
+    (videos / "notes.txt").write_text("not looked at")
+    out = tmp_path / "out"
+    assert main([str(videos), str(out), "--workers", "2"]) == 1
+    whole = [name for name in WHOLE if "b." not in name]
+    assert made(out) == [*whole[:2], "failed.csv", *whole[2:]]
+    with (out / "failed.csv").open(newline="") as file:
+        reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
+    assert {Path(name).relative_to(videos).as_posix() for name in reasons} == {
+        *("b.MP4", "more/b.mp4", "cut.mp4", "empty.mkv", "text.webm", "mute.avi"),
+    }
+    assert reasons[str(videos / "mute.avi")] == "no audio stream"
+    assert reasons[str(videos / "b.MP4")] == f"has the same id as {videos / 'more' / 'b.mp4'}"
+    assert reasons[str(videos / "text.webm")] == "Invalid data found when processing input"
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 videos prepared, 0 done before, 6 failed\n")
+    assert all(f"  {name}: {reason}\n" in printed for name, reason in reasons.items())
+    assert printed.endswith(f"all failures: {out / 'failed.csv'}\n")
+
+
+def test_the_list_of_failures_goes_when_they_are_put_right(tmp_path, videos, video):
+    out = tmp_path / "out"
+    (videos / "more" / "c.mp4").write_bytes(b"broken")
+    assert len(prepare(videos, out, 1).failures) == 1
+    shutil.copy(video, videos / "more" / "c.mp4")
+    assert prepare(videos, out, 1).failures == []
+    assert made(out) == WHOLE
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "file", b"content")
+    assert made(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_removed_even_if_the_video_fails(tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "broken.mp4").write_bytes(b"broken")
+    jobs, _ = plan([tmp_path / "broken.mp4"], tmp_path)
+    (tmp_path / "frames" / ".broken.jpg.partial").write_bytes(b"half")
+    assert make_clip(jobs[0]) == "Invalid data found when processing input"
+    assert made(tmp_path) == ["broken.mp4"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_goes_on(tmp_path, video, signal_number):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    for number in range(60):
+        os.link(video, videos / f"{number}.mp4")
+    command = [sys.executable, "-m", "avscenes.prepare", str(videos), str(out), "--workers", "1"]
+    run = subprocess.Popen(command, cwd=EXAMPLES, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and not list(out.glob("audio/*.wav")):
+        time.sleep(0.002)
+    run.send_signal(signal_number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == (130 if signal_number == signal.SIGINT else -signal_number)
+    # A worker whose parent was killed finishes its video and ends.
+    time.sleep(0.5)
+    stopped = made(out)
+    assert 0 < len(stopped) < 120
+    assert not [name for name in stopped if "partial" in name]
+    for name in stopped:
+        if name.endswith("wav"):
+            assert soundfile.info(out / name).frames == 160_000
+    if signal_number == signal.SIGINT:
+        assert "interrupted; the same command goes on where it stopped" in said
+        assert "Traceback" not in said
+    summary = prepare(videos, out, 1)
+    assert summary.made + summary.there_before == 60
+    assert summary.there_before >= 1
+    assert len(made(out)) == 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "out"], "VIDEOS must be a folder, got nowhere"),
+        (["empty", "out"], r"VIDEOS must hold video files \(.*\.mp4.*\): empty"),
+        (["videos"], "the following arguments are required: OUT"),
+        (["videos", "file"], "OUT: cannot make folders in file: .*"),
+        (["videos", "out", "--workers", "0"], ".*must be a whole number of at least 1, got '0'"),
+        (["videos", "out", "--worker", "1"], "unrecognized arguments: --worker 1"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path, videos, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("file").write_text("")
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.fullmatch(f"prepare: error: {message}\n", said), said
