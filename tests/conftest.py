@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 # Small operations lose more to waiting for each other's threads than they gain, above all where
 # other work shares the cores.
 torch.set_num_threads(1)
+
+# What a shell starts in the background ignores Ctrl-C, and so would the runs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

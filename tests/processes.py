@@ -281,6 +281,8 @@ def disagreeing(settings_of, pairs_of, dtypes):
 def operators_pass_opcheck():
     """Check what a compiler is told of each exchange."""
     from avcontrast import distributed
+    from avcontrast.ops import blockwise
+    from avcontrast.ops._settings import TERMS, Settings
 
     peers = distributed.find_peers(True, None)
     tensor = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
@@ -289,6 +291,11 @@ def operators_pass_opcheck():
     torch.library.opcheck(distributed._replicated, (tensor.sum().detach(), *peers))
     torch.library.opcheck(distributed._highest, (tensor.detach(), *peers))
     torch.library.opcheck(distributed._agreed, (tensor, tensor.detach(), "a=1", *peers))
+    visual = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    tau = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    terms, *options = Settings(TERMS, anchor="audio")
+    arguments = (visual, tensor, tau, " ".join(terms), *options, *peers, True)
+    torch.library.opcheck(blockwise._contrast, arguments)
 
 
 def peak_of_a_step(pairs, channels, size):

@@ -5,6 +5,7 @@ import torch
 from reference import TOLERANCE, features, gradients
 
 from avcontrast import FNACLoss, InfoNCE, TrueNegativeEnhancement, functional, ops
+from avcontrast.distributed import ALONE
 from avcontrast.ops import _rows, blockwise
 
 BACKENDS = ("dense", "blockwise")
@@ -37,7 +38,7 @@ def tiny_blocks(monkeypatch, request):
 def test_opcheck_contrast(options):
     visual, audio = features(5, 4, (2, 3))
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(blockwise._contrast, (visual, audio, temperature, *options, True))
+    torch.library.opcheck(blockwise._contrast, (visual, audio, temperature, *options, *ALONE, True))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "transposed audio"])
@@ -51,10 +52,10 @@ def test_opcheck_of_each_operator(layout):
     plain = [x.detach() for x in (visual, audio)]
     check(blockwise._max_similarity_backward, (best, *plain, index, True, True, True))
     options = CONTRAST_OPTIONS["published"]
-    values, *kept = check_outputs(blockwise._contrast, visual, audio, tau, *options, True)
+    values, *kept = check_outputs(blockwise._contrast, visual, audio, tau, *options, *ALONE, True)
     for needed in ((True, True, True), (False, True, False), (True, False, False)):
-        arguments = (torch.ones_like(values), *plain, tau.detach(), *kept, *options, *needed)
-        check(blockwise._contrast_backward, arguments)
+        given = (torch.ones_like(values), *plain, tau.detach(), *kept)
+        check(blockwise._contrast_backward, (*given, *options, *ALONE, *needed))
 
 
 def check_outputs(operator, *arguments):
