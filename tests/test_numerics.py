@@ -81,7 +81,9 @@ def test_error_for_vectors_not_above_that_of_the_plain_form(aligned):
 def test_gradient_of_saturated_softmaxes_keeps_its_digits(size):
     """When each positive has won, what is left is 1 - P, which the plain form rounds away."""
     plain, ours = error(FNACLoss, size, aligned=3.0)
-    assert (ours[1:] < 0.1 * plain[1:]).all(), f"{ours.tolist()}, plain form {plain.tolist()}"
+    shown = f"{ours.tolist()}, plain form {plain.tolist()}"
+    assert ours[1] < 0.05 * plain[1], shown
+    assert ours[2] < 0.001 * plain[2], shown
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -20,19 +20,3 @@ def flip_and_shift(image: Tensor, generator: torch.Generator, margin: int = 6) -
     height, width = image.shape[-2:]
     padded = F.pad(image, (margin,) * 4, mode="reflect")
     return padded[..., y : y + height, x : x + width]
-
-
-def mask_spectrogram(spectrogram: Tensor, generator: torch.Generator, widest: int) -> Tensor:
-    """Return a spectrogram [1, frequencies, frames] with one band and one stretch of time blanked.
-
-    Each is 0 to `widest` wide, starts anywhere on its own axis and is filled with the mean. (The
-    released FNAC code mixes up the axes and fills with a value louder than any sound.)
-    """
-    masked = spectrogram.clone()
-    mean = spectrogram.mean()
-    for axis in (-2, -1):
-        width = int(torch.randint(widest + 1, (), generator=generator))
-        width = min(width, masked.shape[axis])
-        start = int(torch.randint(masked.shape[axis] - width + 1, (), generator=generator))
-        masked.narrow(axis, start, width).fill_(mean)
-    return masked

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from avcontrast import metrics
-from avscenes.augmentation import flip_and_shift, mask_spectrogram, scale_images
+from avscenes.augmentation import flip_and_shift, scale_images
 from avscenes.sampling import EpochOrder, generator_for, own_part
 from avscenes.scenes import SIZE, SceneSet
+from avscenes.specaugment import spec_augment
 
 Key = int | tuple[int, int]
 PairDataset = Dataset[tuple[Tensor, Tensor]]
@@ -67,7 +68,7 @@ class SceneDataset(Dataset[tuple[Tensor, Tensor]]):
         epoch, index = key
         generator = generator_for(self.seed, epoch, index)
         image = flip_and_shift(self.scenes.images[index], generator)
-        spectrogram = mask_spectrogram(self.scenes.spectrograms[index], generator, widest=8)
+        spectrogram = spec_augment(self.scenes.spectrograms[index], generator, widest=8)
         return scale_images(image), spectrogram
 
 

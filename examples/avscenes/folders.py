@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from avscenes.clips import ClipPairs, Skipped, check_files, clips_in
 from avscenes.errors import UserError
@@ -42,20 +42,29 @@ def read_ids(option: str, path: Path) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def read_annotations(path: Path) -> dict[str, Annotation]:
-    """Read `vggss.json`: a list of `{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}`.
+def read_entry_list(path: Path, of_what: str) -> list[Any]:
+    """Read annotations that are a JSON list, whatever its entries are.
 
     Raises:
-        UserError: When the file cannot be read or has another form.
+        UserError: When the file cannot be read or holds no list.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--annotations: cannot read {path}: {reason_of(error)}") from error
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"--annotations: {path} must hold a list of clips")
+        raise UserError(f"--annotations: {path} must hold a list of {of_what}")
+    return entries
+
+
+def read_annotations(path: Path) -> dict[str, Annotation]:
+    """Read `vggss.json`: a list of `{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}`.
+
+    Raises:
+        UserError: When the file cannot be read or has another form.
+    """
     annotations = {}
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(read_entry_list(path, "clips")):
         try:
             boxes = [[float(value) for value in box] for box in entry["bbox"]]
             whole = all(len(box) == 4 and all(map(math.isfinite, box)) for box in boxes)

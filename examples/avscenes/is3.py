@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from avscenes.annotated import Sample
 from avscenes.clips import Clip
 from avscenes.errors import UserError
-from avscenes.reasons import reason_of
+from avscenes.folders import read_entry_list
 
 # Boxes are given in pixels of images of this size.
 _PIXELS = 224
@@ -32,14 +31,8 @@ def read_entries(path: Path) -> list[Entry]:
     Raises:
         UserError: When the file cannot be read or has another form.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--annotations: cannot read {path}: {reason_of(error)}") from error
-    if not isinstance(content, list) or not content:
-        raise UserError(f"--annotations: {path} must hold a list of images")
     entries = []
-    for number, entry in enumerate(content):
+    for number, entry in enumerate(read_entry_list(path, "images")):
         try:
             image, audio = (PurePosixPath(str(entry[key])).name for key in ("image", "audio"))
             box = [float(value) / _PIXELS for value in entry["gt_box"]]

@@ -12,7 +12,11 @@ def partial_path(path: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write beside the place of the file, then move it there; a failed write leaves nothing."""
+    """Write beside the place of the file, then move it there; a failed write leaves nothing.
+
+    Folders that are missing are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
         with partial.open("wb") as file:

@@ -229,15 +229,8 @@ def false_negative_suppression(
         detach_adjacency=detach_adjacency,
     )
     chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
-    values = _contrast(
-        visual,
-        audio,
-        temperature,
-        settings,
-        backend,
-        peers,
-        {**chosen, **weights, "adjacency_reduction": adjacency_reduction},
-    )
+    told = {**chosen, **weights, "adjacency_reduction": adjacency_reduction}
+    values = _contrast(visual, audio, temperature, settings, backend, peers, told)
     parts = _reduce(_adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)
     return _weighted_sum(parts, weights)
 
@@ -273,15 +266,8 @@ def true_negative_enhancement(
         detach_adjacency=detach_adjacency,
     )
     chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
-    values = _contrast(
-        visual,
-        audio,
-        temperature,
-        settings,
-        backend,
-        peers,
-        {**chosen, "adjacency_reduction": adjacency_reduction},
-    )
+    told = {**chosen, "adjacency_reduction": adjacency_reduction}
+    values = _contrast(visual, audio, temperature, settings, backend, peers, told)
     return _reduce(_adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)["tne"]
 
 
@@ -354,15 +340,7 @@ def fnac(
     }
     if not torch.compiler.is_compiling():
         told["regularization"] = regularization  # in a graph it would be compiled in as a constant
-    values = _contrast(
-        visual,
-        audio,
-        temperature,
-        settings,
-        backend,
-        peers,
-        told,
-    )
+    values = _contrast(visual, audio, temperature, settings, backend, peers, told)
     rows = {"info_nce": _contrastive(values)}
     parts = _reduce(rows | _adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)
     contrastive = loss = parts["info_nce"]
@@ -381,14 +359,13 @@ def _contrast(
     settings: Settings,
     backend: str,
     peers: Peers,
-    chosen: dict[str, Any],
+    told: dict[str, Any],
 ) -> dict[str, Tensor]:
     """Return the terms, one value a sample of this process, once all processes agree.  [b] each."""
     if peers.size > 1:
         backend = ops.select_backend(backend, visual, audio)
-        learnable = isinstance(temperature, Tensor)
-        shown = "a tensor" if learnable else temperature
-        told = {"backend": backend, "temperature": shown, **settings._asdict(), **chosen}
+        shown = "a tensor" if isinstance(temperature, Tensor) else temperature
+        told = {"backend": backend, "temperature": shown, **settings._asdict(), **told}
         audio = check_agreement(visual, audio, peers, told)
         if isinstance(temperature, Tensor):
             temperature = replicated(temperature, peers)

@@ -3,7 +3,8 @@ import pytest
 import scipy.signal
 import torch
 
-from avscenes.augmentation import flip_and_shift, mask_spectrogram
+from avscenes.augmentation import flip_and_shift
+from avscenes.specaugment import spec_augment
 from avscenes.spectrogram import log_frequency_spectrogram, published_spectrogram, tukey_window
 
 
@@ -60,7 +61,7 @@ def test_masks_blank_one_band_and_one_stretch_with_the_mean():
     rows, columns = set(), set()
     for seed in range(300):
         generator = torch.Generator().manual_seed(seed)
-        masked = mask_spectrogram(spectrogram, generator, widest=9)
+        masked = spec_augment(spectrogram, generator, widest=9)
         changed = (masked != spectrogram)[0]
         torch.testing.assert_close(
             masked[0][changed], spectrogram.mean().expand(int(changed.sum())), rtol=0, atol=0
@@ -83,7 +84,7 @@ def test_masks_blank_one_band_and_one_stretch_with_the_mean():
 def test_masks_depend_on_their_generator_alone():
     spectrogram = torch.randn(1, 64, 64)
     results = [
-        mask_spectrogram(spectrogram, torch.Generator().manual_seed(5), widest=8) for _ in range(2)
+        spec_augment(spectrogram, torch.Generator().manual_seed(5), widest=8) for _ in range(2)
     ]
     assert torch.equal(*results)
 
