@@ -126,6 +126,12 @@ def batch(pairs, *, seed=0, dtype=torch.float64, size=(2, 3)):
     return images, torch.randn(pairs, 5, generator=generator, dtype=dtype)
 
 
+def ignored(pairs):
+    """Return a mask of known false negatives in a global batch."""
+    generator = torch.Generator().manual_seed(3)
+    return (torch.rand(pairs, pairs, generator=generator) < 0.4).fill_diagonal_(False)
+
+
 def sample_weights(pairs):
     return torch.linspace(0.5, 1.5, pairs, dtype=torch.float64)
 
@@ -159,6 +165,12 @@ def shared_step(loss, settings, pairs, *, learn_temperature=False, **call):
     value = model(*part(batch(pairs)), **call)
     weigh(value).backward()
     return value.detach(), grads_of(model.module)
+
+
+def shared_step_ignoring(loss, settings, pairs, **call):
+    """Return the same where each process names the false negatives of its own images."""
+    ignore = part([ignored(pairs)])[0]
+    return shared_step(loss, settings, pairs, learn_temperature=True, ignore=ignore, **call)
 
 
 def grads_of(model):
@@ -273,9 +285,17 @@ def disagreeing(settings_of, pairs_of, dtypes):
     dtype = getattr(torch, dtypes[rank])
     settings = {"gather_distributed": True, **settings_of[rank]}
     temperature = settings.pop("temperature", 0.1)
+    ignore = part([ignored(sum(pairs_of))])[0] if settings.pop("ignore", False) else None
     criterion = avcontrast.FNACLoss(temperature, **settings)
     images, sounds = batch(pairs_of[rank], dtype=dtype)
-    return criterion(images[:, :3], sounds[:, :3]).item()
+    return criterion(images[:, :3], sounds[:, :3], ignore=ignore).item()
+
+
+def with_a_mask_of_the_own_pairs(backend):
+    """Call the loss with a mask that has no columns for the sounds of others."""
+    images, sounds = batch(4)
+    criterion = avcontrast.InfoNCE(gather_distributed=True, backend=backend)
+    criterion(images, sounds[:, :3], ignore=ignored(4))
 
 
 def operators_pass_opcheck():
@@ -294,8 +314,27 @@ def operators_pass_opcheck():
     visual = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     tau = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     terms, *options = Settings(TERMS, anchor="audio")
-    arguments = (visual, tensor, tau, " ".join(terms), *options, *peers, True)
-    torch.library.opcheck(blockwise._contrast, arguments)
+    for ignore in (None, part([ignored(8)])[0]):
+        arguments = (visual, tensor, tau, ignore, " ".join(terms), *options, *peers, True)
+        torch.library.opcheck(blockwise._contrast, arguments)
+
+
+def paired_features(pairs):
+    generator = torch.Generator().manual_seed(0)
+    audio = torch.randn(pairs, 20, generator=generator)
+    visual = torch.randn(pairs, 20, 2, 3, generator=generator)
+    return visual + audio[:, :, None, None] / 2, audio
+
+
+def kernels_step(backend, options, pairs):
+    """Return the loss and this process's feature gradients, computed by the interpreted kernels."""
+    from avcontrast import ops
+
+    ops._device_reasons = lambda visual: []
+    inputs = [x.requires_grad_() for x in part(paired_features(pairs))]
+    options = {**options, "gather_distributed": True, "gradient_reduction": "sum"}
+    loss = avcontrast.functional.fnac(*inputs, backend=backend, **options).loss
+    return loss.detach(), *torch.autograd.grad(loss, inputs)
 
 
 def peak_of_a_step(pairs, channels, size):

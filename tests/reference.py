@@ -45,6 +45,8 @@ def fnac_terms(
     threshold: float = 0.6,
     mask: str = "hard",
     anchor: str = "visual",
+    symmetric: bool = True,
+    ignore: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return info_nce and the three adjacency terms with rows summed ("batchmean")."""
     b = len(visual)
@@ -59,9 +61,15 @@ def fnac_terms(
 
     logits = [[pooled([v @ a for v in image]) / tau for a in vectors] for image in maps]
     columns = [[logits[n][m] for n in range(b)] for m in range(b)]
-    info_nce = (
-        sum(-softmax(logits[n])[n].log() - softmax(columns[n])[n].log() for n in range(b)) / b
-    )
+    info_nce = 0
+    for n in range(b):
+        negatives = [m for m in range(b) if m != n and not (ignore is not None and ignore[n, m])]
+        info_nce -= softmax([logits[n][m] for m in (n, *negatives)])[0].log() / b
+        if symmetric:
+            negatives = [
+                m for m in range(b) if m != n and not (ignore is not None and ignore[m, n])
+            ]
+            info_nce -= softmax([logits[m][n] for m in (n, *negatives)])[0].log() / b
 
     match = [softmax(row) for row in (logits if anchor == "visual" else columns)]
     audio_adjacency = rows_of(vectors, tau)

@@ -17,6 +17,7 @@ from processes import (
     disagreeing,
     fully_sharded,
     grads_of,
+    ignored,
     in_groups_of_two,
     operators_pass_opcheck,
     peak_of_a_step,
@@ -24,10 +25,12 @@ from processes import (
     shared_components,
     shared_samples,
     shared_step,
+    shared_step_ignoring,
     step,
     summing_step,
     temperature_beside_the_wrapped_model,
     under_autocast,
+    with_a_mask_of_the_own_pairs,
 )
 
 from avcontrast import InfoNCE
@@ -91,6 +94,18 @@ def test_gradients_are_those_of_one_process(cluster, case, backend):
     settings = {**settings, "backend": backend}
     expected = step(loss, settings, 12, learn_temperature=True)
     outcomes = cluster.run(shared_step, loss, settings, 12, learn_temperature=True)
+    assert_same_on_every_rank(outcomes, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "case", ["InfoNCE", "InfoNCE, one direction", "FNAC", "FNAC, audio anchor"]
+)
+def test_known_false_negatives(cluster, case, backend):
+    loss, settings = CASES[case]
+    settings = {**settings, "backend": backend}
+    expected = step(loss, settings, 12, learn_temperature=True, ignore=ignored(12))
+    outcomes = cluster.run(shared_step_ignoring, loss, settings, 12)
     assert_same_on_every_rank(outcomes, expected)
 
 
@@ -217,6 +232,10 @@ DISAGREEMENTS = {
         {"settings_of": [{}, {"temperature": 0.2}, {}, {}]},
         "temperature: 0.1 on ranks 0, 2, 3, 0.2 on rank 1",
     ),
+    "false negatives": (
+        {"settings_of": [{}, {"ignore": True}, {"ignore": True}, {}]},
+        "ignore: None on ranks 0, 3, a tensor on ranks 1, 2",
+    ),
 }
 
 
@@ -234,6 +253,16 @@ def test_disagreement_is_an_error_on_every_rank(four, what):
     assert [(x.kind, x.message) for x in outcomes] == [("ValueError", expected)] * 4
     agreeing = {"settings_of": [{}] * 4, "pairs_of": [4] * 4, "dtypes": ["float32"] * 4}
     assert len(set(four.run(disagreeing, **agreeing))) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mask_must_have_the_sounds_of_all(two, backend):
+    for outcome in two.attempt(with_a_mask_of_the_own_pairs, backend):
+        assert outcome.kind == "ValueError"
+        assert outcome.message == (
+            "ignore must be (b_local, b_global), here (4, 8), with a row for each image of this "
+            "process and a column for each audio of the whole batch, got (4, 4)"
+        )
 
 
 @pytest.mark.parametrize("when", ["before", "between"])

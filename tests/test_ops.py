@@ -38,7 +38,9 @@ def tiny_blocks(monkeypatch, request):
 def test_opcheck_contrast(options):
     visual, audio = features(5, 4, (2, 3))
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(blockwise._contrast, (visual, audio, temperature, *options, *ALONE, True))
+    torch.library.opcheck(
+        blockwise._contrast, (visual, audio, temperature, None, *options, *ALONE, True)
+    )
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "transposed audio"])
@@ -52,9 +54,10 @@ def test_opcheck_of_each_operator(layout):
     plain = [x.detach() for x in (visual, audio)]
     check(blockwise._max_similarity_backward, (best, *plain, index, True, True, True))
     options = CONTRAST_OPTIONS["published"]
-    values, *kept = check_outputs(blockwise._contrast, visual, audio, tau, *options, *ALONE, True)
+    arguments = (visual, audio, tau, None, *options, *ALONE, True)
+    values, *kept = check_outputs(blockwise._contrast, *arguments)
     for needed in ((True, True, True), (False, True, False), (True, False, False)):
-        given = (torch.ones_like(values), *plain, tau.detach(), *kept)
+        given = (torch.ones_like(values), *plain, tau.detach(), None, *kept)
         check(blockwise._contrast_backward, (*given, *options, *ALONE, *needed))
 
 
@@ -181,6 +184,28 @@ def test_only_the_gradients_that_are_needed(needed, terms, monkeypatch):
     assert (set(called), len(products)) == work[terms, needed]
 
 
+@pytest.mark.parametrize("size", [(3, 3), (17, 17)])
+def test_blockwise_on_an_accelerator_takes_products_instead_of_rows(monkeypatch, size):
+    """With zeros at all positions but those of the maxima, also on a CPU."""
+    visual, audio = features(20, 8, size)
+    expected = FNACLoss(backend="dense")(visual, audio)
+    wanted = gradients(expected, visual, audio)
+    similarities = gradients(
+        functional.max_similarity(visual, audio, backend="dense").sum(), visual, audio
+    )
+    monkeypatch.setattr(_rows, "on_accelerator", lambda tensor: True)
+    monkeypatch.setattr(_rows, "embedding_bag", None)
+    monkeypatch.setattr(_rows, "ACCELERATOR_BLOCK_BYTES", 20_000)
+    loss = FNACLoss(backend="blockwise")(visual, audio)
+    torch.testing.assert_close(loss, expected, **TOLERANCE[torch.float64])
+    best = functional.max_similarity(visual, audio, backend="blockwise").sum()
+    for found, right in (
+        (gradients(loss, visual, audio), wanted),
+        (gradients(best, visual, audio), similarities),
+    ):
+        torch.testing.assert_close(found, right, **TOLERANCE[torch.float64])
+
+
 def test_no_position_is_kept_without_gradients(monkeypatch):
     kept = []
     best_positions = _rows.best_positions
@@ -272,7 +297,9 @@ def test_reasons_and_selection():
     assert ops.select_backend("auto", visual, audio) == "dense"
     big = torch.empty(512, 8, 7, 7, device="meta")
     assert ops.select_backend("auto", big, torch.empty(512, 8, device="meta")) == "blockwise"
-    with pytest.raises(ValueError, match="backend must be one of 'triton', 'blockwise', 'dense'"):
+    with pytest.raises(
+        ValueError, match="backend must be one of 'triton', 'triton-stream', 'blockwise'"
+    ):
         ops.unsupported_reasons("cuda", visual, audio)
     with pytest.raises(ValueError, match=r"backend must be one of 'auto', .*, got 'cuda'"):
         ops.select_backend("cuda", visual, audio)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 NUMBERS = (int, float, np.integer, np.floating)
+BACKENDS = ("triton", "triton-stream", "blockwise", "dense")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # what is smaller may be 0 in fp32
 
@@ -80,7 +81,7 @@ def check_common(
     check_temperature(temperature)
     check_flag("normalize", normalize)
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-    check_choice("backend", backend, ("auto", "dense", "blockwise", "triton"))
+    check_choice("backend", backend, ("auto", *BACKENDS))
 
 
 def check_info_nce(symmetric: object, pooling: object) -> None:
@@ -171,6 +172,27 @@ def check_features(
         raise TypeError(
             "visual and audio must have one dtype outside autocast, "
             f"got {visual.dtype} and {audio.dtype}"
+        )
+
+
+def check_ignore(ignore: object, visual: Tensor, processes: int) -> None:
+    """Raise unless ``ignore`` is None or has a bool for each own image and each audio."""
+    if ignore is None:
+        return
+    if not isinstance(ignore, Tensor):
+        raise TypeError(f"ignore must be a torch.Tensor or None, got {type(ignore).__name__}")
+    if ignore.dtype != torch.bool:
+        raise TypeError(f"ignore must be torch.bool, got {ignore.dtype}")
+    expected = (visual.shape[0], visual.shape[0] * processes)
+    if ignore.shape != expected:
+        names = "(b, b)" if processes == 1 else "(b_local, b_global)"
+        raise ValueError(
+            f"ignore must be {names}, here {expected}, with a row for each image of this process "
+            f"and a column for each audio of the whole batch, got {tuple(ignore.shape)}"
+        )
+    if ignore.device != visual.device:
+        raise ValueError(
+            f"ignore must be on the features' device {visual.device}, got {ignore.device}"
         )
 
 

@@ -175,6 +175,7 @@ def info_nce(
     audio: Tensor,
     temperature: float | Tensor = 0.03,
     *,
+    ignore: Tensor | None = None,
     symmetric: bool = True,
     pooling: str = "max",
     normalize: bool = True,
@@ -184,16 +185,20 @@ def info_nce(
     gradient_reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`."""
+    """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`.
+
+    ``ignore`` names pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
+    """
     checks.check_features(visual, audio)
     checks.check_common(temperature, normalize, reduction, backend)
     checks.check_info_nce(symmetric, pooling)
     check_gather(gather_distributed, group, gradient_reduction)
     peers = find_peers(gather_distributed, group)
+    checks.check_ignore(ignore, visual, peers.size)
     terms = BOTH_DIRECTIONS if symmetric else BOTH_DIRECTIONS[:1]
     settings = Settings(terms, normalize=normalize, pooling=pooling)
     chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
-    values = _contrast(visual, audio, temperature, settings, backend, peers, chosen)
+    values = _contrast(visual, audio, temperature, settings, backend, peers, chosen, ignore)
     return _reduce({"info_nce": _contrastive(values)}, peers, **chosen)["info_nce"]
 
 
@@ -276,6 +281,7 @@ def fnac(
     audio: Tensor,
     temperature: float | Tensor = 0.03,
     *,
+    ignore: Tensor | None = None,
     regularization: float = 1.0,
     fns_audio_weight: float = 100.0,
     fns_visual_weight: float = 100.0,
@@ -296,7 +302,8 @@ def fnac(
     """Compute the FNAC loss and its parts. See :class:`avcontrast.FNACLoss`.
 
     With ``skip_unweighted``, adjacency terms that do not enter the loss, because their weight or
-    ``regularization`` is 0, are not computed, and their fields are zero.
+    ``regularization`` is 0, are not computed, and their fields are zero. ``ignore`` names pairs to
+    leave out of the contrastive term only, see :meth:`avcontrast.FNACLoss.forward`.
 
     Example:
         >>> import torch
@@ -316,6 +323,7 @@ def fnac(
     checks.check_weight("regularization", regularization)
     check_gather(gather_distributed, group, gradient_reduction)
     peers = find_peers(gather_distributed, group)
+    checks.check_ignore(ignore, visual, peers.size)
     weights = {
         "fns_audio": regularization * fns_audio_weight,
         "fns_visual": regularization * fns_visual_weight,
@@ -340,7 +348,7 @@ def fnac(
     }
     if not torch.compiler.is_compiling():
         told["regularization"] = regularization  # in a graph it would be compiled in as a constant
-    values = _contrast(visual, audio, temperature, settings, backend, peers, told)
+    values = _contrast(visual, audio, temperature, settings, backend, peers, told, ignore)
     rows = {"info_nce": _contrastive(values)}
     parts = _reduce(rows | _adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)
     contrastive = loss = parts["info_nce"]
@@ -360,16 +368,20 @@ def _contrast(
     backend: str,
     peers: Peers,
     told: dict[str, Any],
+    ignore: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms, one value a sample of this process, once all processes agree.  [b] each."""
     if peers.size > 1:
-        backend = ops.select_backend(backend, visual, audio)
+        backend = ops.select_backend(backend, visual, audio, peers.size)
         shown = "a tensor" if isinstance(temperature, Tensor) else temperature
         told = {"backend": backend, "temperature": shown, **settings._asdict(), **told}
+        told["ignore"] = None if ignore is None else "a tensor"
         audio = check_agreement(visual, audio, peers, told)
         if isinstance(temperature, Tensor):
             temperature = replicated(temperature, peers)
-    return ops.contrast(visual, audio, temperature, settings, backend=backend, peers=peers)
+    return ops.contrast(
+        visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
+    )
 
 
 def _contrastive(values: dict[str, Tensor]) -> Tensor:

@@ -119,9 +119,39 @@ class InfoNCE(nn.Module):
         self.gradient_reduction = gradient_reduction
         self.backend = backend
 
-    def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        return functional.info_nce(visual, audio, self.temperature, **_settings(self))
+    def forward(self, visual: Tensor, audio: Tensor, *, ignore: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            visual: visual features, (b, d, h, w) or (b, d).
+            audio: audio features, (b, d).
+            ignore: known false negatives, (b, b) bool with images as rows and audios as columns:
+                pairs marked True are left out of the denominators of both directions, and get no
+                gradient. The diagonal, which holds the positives, must be False; on CUDA that is
+                asserted by the device, without waiting for it. With ``gather_distributed`` it is
+                (b_local, b_global): the images of this process, the audios of all. With class
+                labels, the loss without any false negative is that of::
+
+                    ignore = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+
+                See :ref:`known false negatives <known-false-negatives>`, also for labels of which
+                some are unknown.
+
+        Example:
+            >>> import torch
+            >>> from avcontrast import InfoNCE
+            >>> visual, audio = torch.eye(3), torch.eye(3)[[0, 0, 2]]  # samples 0 and 1 sound alike
+            >>> labels = torch.tensor([5, 5, 7])
+            >>> ignore = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+            >>> criterion = InfoNCE(temperature=1.0, reduction="none", symmetric=False)
+            >>> criterion(visual, audio)
+            tensor([0.8620, 1.0986, 0.5514])
+            >>> criterion(visual, audio, ignore=ignore)
+            tensor([0.3133, 0.6931, 0.5514])
+        """
+        return functional.info_nce(
+            visual, audio, self.temperature, ignore=ignore, **_settings(self)
+        )
 
     def extra_repr(self) -> str:
         """Show every setting."""
@@ -473,7 +503,14 @@ class FNACLoss(nn.Module):
         self.gradient_reduction = gradient_reduction
         self.backend = backend
 
-    def forward(self, visual: Tensor, audio: Tensor, *, regularization: float = 1.0) -> Tensor:
+    def forward(
+        self,
+        visual: Tensor,
+        audio: Tensor,
+        *,
+        regularization: float = 1.0,
+        ignore: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss of a batch.
 
         Args:
@@ -481,18 +518,27 @@ class FNACLoss(nn.Module):
             audio: audio features, (b, d).
             regularization: strength of the adjacency terms, not negative; see
                 :func:`avcontrast.schedules.warmup`.
+            ignore: known false negatives, (b, b) bool, see :meth:`InfoNCE.forward`. They are left
+                out of the contrastive term only: the match that false negative suppression
+                compares, and the adjacencies, are those of all pairs.
         """
         return functional.fnac(
             visual,
             audio,
             self.temperature,
             regularization=regularization,
+            ignore=ignore,
             skip_unweighted=True,
             **_settings(self),
         ).loss
 
     def components(
-        self, visual: Tensor, audio: Tensor, *, regularization: float = 1.0
+        self,
+        visual: Tensor,
+        audio: Tensor,
+        *,
+        regularization: float = 1.0,
+        ignore: Tensor | None = None,
     ) -> FNACComponents:
         """Return the same loss and its unweighted, differentiable terms, all of them computed.
 
@@ -500,9 +546,15 @@ class FNACLoss(nn.Module):
             visual: visual feature maps, (b, d, h, w).
             audio: audio features, (b, d).
             regularization: as in :meth:`forward`; it enters ``loss`` only.
+            ignore: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
         """
         return functional.fnac(
-            visual, audio, self.temperature, regularization=regularization, **_settings(self)
+            visual,
+            audio,
+            self.temperature,
+            regularization=regularization,
+            ignore=ignore,
+            **_settings(self),
         )
 
     def extra_repr(self) -> str:

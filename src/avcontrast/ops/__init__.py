@@ -1,26 +1,40 @@
 """The front door to the maths: chooses a backend, or says why one cannot run.
 
 A backend is a way to compute the same numbers. ``dense`` is the definition; ``blockwise`` streams
-and never holds the similarity of all pairs at all positions; ``triton`` is for CUDA.
+and never holds the similarity of all pairs at all positions; ``triton`` does so in CUDA kernels,
+and ``triton-stream`` keeps nothing b x b for the backward pass.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from avcontrast import _checks
 from avcontrast._checks import check_choice
 from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense
+from avcontrast.ops._ignored import keeps_positives
 from avcontrast.ops._settings import Settings, compute_dtype
 
 __all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
 
-BACKENDS = ("triton", "blockwise", "dense")
+BACKENDS = _checks.BACKENDS
 """Every backend, in the order in which ``"auto"`` considers them for all but small inputs."""
 
-_MODULES = {"blockwise": blockwise, "dense": dense}
+OLDEST_CAPABILITY = (8, 0)
+"""Of a CUDA device with the instructions that the kernels are made of."""
+
+MOST_POSITIONS = 1024
+"""Of a feature map, for the kernels; one program reads all positions of an image."""
+
+BYTES_A_PAIR = 7
+"""What ``triton`` takes for every pair: a logit, a position, and two bytes on the way back."""
 
 SMALL_MAP_ELEMENTS = 2**17
 """Up to this number of visual feature elements ``dense`` was the faster one on a CPU, ..."""
@@ -47,27 +61,53 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
         >>> ops.unsupported_reasons("blockwise", visual, audio)
         []
         >>> ops.unsupported_reasons("triton", visual, audio)
-        ['this version has no CUDA kernels', 'visual is on cpu, it needs a CUDA device']
+        ['visual is on cpu, it needs a CUDA device']
     """
     check_choice("backend", backend, BACKENDS)
     reasons = []
-    if backend == "triton":
-        reasons.append("this version has no CUDA kernels")
-        if visual.device.type != "cuda":
-            reasons.append(f"visual is on {visual.device}, it needs a CUDA device")
-    if backend == "blockwise" and forward_ad._current_level >= 0:
+    if backend.startswith("triton"):
+        reasons += _device_reasons(visual)
+        if torch.float64 in (visual.dtype, audio.dtype):
+            reasons.append("the features are torch.float64, it computes in fp32")
+        positions = visual.shape[2:].numel()
+        if positions > MOST_POSITIONS:
+            reasons.append(f"the maps have {positions} positions, it takes up to {MOST_POSITIONS}")
+    if backend != "dense" and forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on, it has reverse mode only")
     return reasons
 
 
-def select_backend(backend: str, visual: Tensor, audio: Tensor) -> str:
+def _device_reasons(visual: Tensor) -> list[str]:
+    """Return why the kernels cannot run on the device of the features."""
+    if visual.device.type != "cuda" or torch.version.hip is not None:
+        device = "an AMD GPU" if visual.device.type == "cuda" else f"{visual.device}"
+        return [f"visual is on {device}, it needs a CUDA device"]
+    reasons = []
+    if find_spec("triton") is None:
+        reasons.append("the package triton is not installed")
+    capability = torch.cuda.get_device_capability(visual.device)
+    if capability < OLDEST_CAPABILITY:
+        have, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY))
+        reasons.append(f"{visual.device} has compute capability {have}, it needs {needed}")
+    return reasons
+
+
+def _fits(pairs: int, device: torch.device) -> bool:
+    """Whether what ``triton`` keeps leaves half of the device's memory to everything else."""
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return 2 * BYTES_A_PAIR * pairs <= memory
+
+
+def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int = 1) -> str:
     """Return the name of the backend that will run.
 
     Args:
         backend: one of ``BACKENDS``, or ``"auto"``: ``dense`` for small inputs, where it is the
-            faster one, and otherwise the first of ``BACKENDS`` that can run.
+            faster one, and otherwise the first of ``BACKENDS`` that can run; ``triton`` only if
+            what it keeps for every pair takes no more than half of the device's memory.
         visual: visual features, (n, d, h, w) or (n, d).
         audio: audio features, (m, d).
+        processes: how many processes share the batch, each with as many samples.
 
     Raises:
         ValueError: if there is no such backend, or it cannot run these inputs. The message holds
@@ -83,10 +123,16 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor) -> str:
     """
     check_choice("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
-        similarity = visual[:, 0].numel() * audio.shape[0]
+        pairs = visual.shape[0] * audio.shape[0] * processes
+        similarity = pairs * visual.shape[2:].numel()
         if visual.numel() <= SMALL_MAP_ELEMENTS and similarity <= SMALL_SIMILARITY_ELEMENTS:
             return "dense"
-        return next(name for name in BACKENDS if not unsupported_reasons(name, visual, audio))
+        return next(
+            name
+            for name in BACKENDS
+            if not unsupported_reasons(name, visual, audio)
+            and (name != "triton" or _fits(pairs, visual.device))
+        )
     reasons = unsupported_reasons(backend, visual, audio)
     if reasons:
         raise ValueError(
@@ -100,7 +146,7 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool, backend: s
     """Return the highest similarity over the positions for every pair.  [n, m]."""
     chosen = select_backend(backend, visual, audio)
     visual = _as_map(visual)
-    best: Tensor = _MODULES[chosen].max_similarity(visual, audio, normalize=normalize)
+    best: Tensor = _module(chosen).max_similarity(visual, audio, normalize=normalize)
     return best
 
 
@@ -112,12 +158,14 @@ def contrast(
     *,
     backend: str,
     peers: Peers = ALONE,
+    ignore: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms that ``settings`` names, one value a sample of this process.  [b].
 
-    The contrastive terms are cross entropies; the adjacency terms are sums over a row.
+    The contrastive terms are cross entropies, without the pairs marked in ``ignore``; the adjacency
+    terms are sums over a row.
     """
-    chosen = select_backend(backend, visual, audio)
+    chosen = select_backend(backend, visual, audio, peers.size)
     visual = _as_map(visual)
     if visual.shape[2:].numel() == 1:
         # Field by field: torch.compile cannot trace _replace in torch 2.6.
@@ -137,8 +185,24 @@ def contrast(
         raise ValueError(
             f"temperature must be on the features' device {visual.device}, got {temperature.device}"
         )
-    values = _MODULES[chosen].contrast(visual, audio, temperature, settings, peers)
+    options: dict[str, Any] = {}
+    if chosen.startswith("triton"):
+        options["store"] = chosen == "triton"
+    if ignore is not None:
+        first = peers.own(len(ignore)).start
+        temperature = temperature + keeps_positives(ignore.diagonal(first))
+        options["ignore"] = ignore
+    values = _module(chosen).contrast(visual, audio, temperature, settings, peers, **options)
     return dict(zip(settings.terms, values, strict=True))
+
+
+def _module(backend: str) -> ModuleType:
+    """Return what computes; importing the kernels takes the package triton."""
+    if backend.startswith("triton"):
+        from avcontrast.ops import triton
+
+        return triton
+    return {"blockwise": blockwise, "dense": dense}[backend]
 
 
 def _as_map(visual: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ side. A row is scaled by its maximum and the sum of exponentials below it: one l
 lose digits, logits being large. Gram matrices are symmetric: with G = Y Y^T / tau the features get
 (dG + dG^T) Y / tau, to which each block of rows of dG, or of its transpose, adds its part.
 
+Pairs that the caller wants ignored count in neither cross entropy, and in the match as ever. The
+two are then softmaxes of their own; without them the match is the one or the other.
+
 Where processes share a batch, each has the rows of the logits that belong to its own images, and
 everything else as if it were alone: vectors of all samples, and what belongs to all rows. ``rows``
 then counts within the process, ``own`` within the global batch.
@@ -29,7 +32,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, all_gather, all_reduce
-from avcontrast.ops._rows import blocks
+from avcontrast.ops._rows import block_bytes, blocks
 from avcontrast.ops._settings import Settings
 
 PAIRS = {
@@ -52,6 +55,7 @@ class Matrices(NamedTuple):
         tau: the temperature.
         anchor: see :class:`Settings`.
         peers: the processes that share the batch.
+        ignore: which pairs the cross entropies leave out.  [n, b] bool.
     """
 
     logits: Tensor
@@ -60,6 +64,7 @@ class Matrices(NamedTuple):
     tau: Tensor
     anchor: str
     peers: Peers = ALONE
+    ignore: Tensor | None = None
 
     @property
     def own(self) -> slice:
@@ -70,14 +75,32 @@ class Matrices(NamedTuple):
         """Cut the own rows into blocks that leave room for some matrices."""
         first, last, _ = self.own.indices(self.scales.shape[-1])
         bytes_each = matrices * self.scales.shape[-1] * self.scales.element_size()
-        for rows in blocks(last - first, bytes_each):
+        for rows in blocks(last - first, bytes_each, block_bytes(self.scales)):
             yield rows, slice(first + rows.start, first + rows.stop)
 
     def scale(self, name: str) -> Tensor:
         """Return how each row of a softmax was scaled, see :func:`exponentials`.  [3, b]."""
         if name == "match":
+            if self.ignore is not None:
+                return self.scales[len(SOFTMAXES)]
             name = "visual_to_audio" if self.anchor == "visual" else "audio_to_visual"
         return self.scales[SOFTMAXES.index(name)]
+
+    def scores(self, name: str, rows: slice) -> Tensor:
+        """Return rows of the logits, or a copy: minus infinity where a softmax leaves out.  [r, b].
+
+        ``name`` is "match" or a cross entropy.
+        """
+        if self.ignore is None or name == "match":
+            return self.logits[rows]
+        return self.logits[rows].masked_fill(self.ignore[rows], -torch.inf)
+
+    def probabilities(self, name: str, rows: slice, own: slice, *, by_column: bool) -> Tensor:
+        """Return a block of a softmax over the logits, once that is measured.  [r, b]."""
+        softmax = self.softmax(name, self.logits[rows], own, by_column=by_column)
+        if self.ignore is None or name == "match":
+            return softmax
+        return softmax.masked_fill_(self.ignore[rows], 0)
 
     def softmax(self, name: str, scores: Tensor, own: slice, *, by_column: bool) -> Tensor:
         """Return the softmax of a block of rows, whose own rows may lie in columns.  [r, b]."""
@@ -128,20 +151,36 @@ def exponentials(scores: Tensor, own: slice, scale: Tensor) -> Tensor:
     return scores
 
 
-def measure_rows(matrices: Matrices) -> None:
-    """Fill in the scales of the softmax over each own row of the logits."""
-    scale = matrices.scale("visual_to_audio")
+def number_of_softmaxes(ignore: Tensor | None) -> int:
+    """Return how many of them have a scale of their own, see :meth:`Matrices.scale`."""
+    return len(SOFTMAXES) + (ignore is not None)
+
+
+def measure_logits(matrices: Matrices, settings: Settings) -> None:
+    """Fill in the scales of the softmaxes over the logits that the terms need."""
+    if "visual_to_audio" in settings.directions:
+        _measure_rows(matrices, "visual_to_audio")
+    if "audio_to_visual" in settings.directions:
+        _measure_columns(matrices, "audio_to_visual")
+    if matrices.ignore is not None and settings.suppresses:
+        measure = _measure_rows if settings.anchor == "visual" else _measure_columns
+        measure(matrices, "match")
+
+
+def _measure_rows(matrices: Matrices, name: str) -> None:
+    """Fill in the scales of a softmax over each own row of the logits."""
+    scale = matrices.scale(name)
     for rows, own in matrices.blocks(4):
-        exponentials(matrices.logits[rows].clone(), own, scale[:, own])
+        exponentials(matrices.scores(name, rows).clone(), own, scale[:, own])
 
 
-def measure_columns(matrices: Matrices) -> None:
-    """Fill in the scales of the softmax over each column of the logits, of which this is a part."""
-    highest, total, others = matrices.scale("audio_to_visual").unbind()
-    highest.copy_(all_reduce(matrices.logits.amax(0), matrices.peers, highest=True))
+def _measure_columns(matrices: Matrices, name: str) -> None:
+    """Fill in the scales of a softmax over each column of the logits, of which this is a part."""
+    highest, total, others = matrices.scale(name).unbind()
+    highest.copy_(all_reduce(_highest_of_columns(matrices, name), matrices.peers, highest=True))
     sums = torch.zeros_like(matrices.scales[0, :2])
     for rows, own in matrices.blocks(4):
-        part = (matrices.logits[rows] - highest).exp_()
+        part = (matrices.scores(name, rows) - highest).exp_()
         diagonal = part.diagonal(own.start)
         sums[0, own] = diagonal
         diagonal.zero_()
@@ -149,6 +188,16 @@ def measure_columns(matrices: Matrices) -> None:
     positive, rest = all_reduce(sums, matrices.peers).unbind()
     others.copy_(rest)
     torch.add(rest, positive, out=total)
+
+
+def _highest_of_columns(matrices: Matrices, name: str) -> Tensor:
+    """Return the maximum of the own part of each column; minus infinity where nothing counts."""
+    if matrices.ignore is None or name == "match":
+        return matrices.logits.amax(0)
+    highest = torch.full_like(matrices.scales[0, 0], -torch.inf)
+    for rows, _ in matrices.blocks(4):
+        torch.maximum(highest, matrices.scores(name, rows).amax(0), out=highest)
+    return highest
 
 
 def measure_gram(matrices: Matrices, name: str) -> None:
@@ -305,20 +354,20 @@ def logits_backward(
     """Return the gradient of all terms with respect to a block of rows of the logits.  [r, b]."""
     first = matrices.own.start
     own = slice(first + rows.start, first + rows.stop)
-    logits = matrices.logits[rows]
-    result = torch.zeros_like(logits)
+    result = torch.zeros_like(matrices.logits[rows])
     for direction in ("visual_to_audio", "audio_to_visual"):
         by_column = direction == "audio_to_visual"
         anchored = signs if by_column == (matrices.anchor == "audio") else {}
-        if direction not in grads and not anchored:
-            continue
-        softmax = matrices.softmax(direction, logits, own, by_column=by_column)
+        if anchored:
+            softmax = matrices.probabilities("match", rows, own, by_column=by_column)
         for term, sign in anchored.items():
             side = sums[SIDES.index((term, "right"))]
-            centred = _centred(sign[rows].to(logits.dtype), side, own, by_column)
+            centred = _centred(sign[rows].to(result.dtype), side, own, by_column)
             grad = _along(grads[term], own, by_column)
             result.addcmul_(centred.mul_(softmax), grad, value=-1)
         if direction in grads:
+            if not anchored or matrices.ignore is not None:
+                softmax = matrices.probabilities(direction, rows, own, by_column=by_column)
             softmax.diagonal(own.start).copy_(-matrices.complement(direction, own))
             result.addcmul_(softmax, _along(grads[direction], own, by_column))
     return result

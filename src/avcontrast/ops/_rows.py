@@ -21,9 +21,26 @@ BLOCK_BYTES = 2 * 2**20
 time to memory that goes back to the system between blocks; with less, large products slow down."""
 
 
-def blocks(count: int, bytes_each: int) -> Iterator[slice]:
-    """Cut ``range(count)`` into slices whose temporaries fit into ``BLOCK_BYTES``."""
-    size = max(1, BLOCK_BYTES // bytes_each)
+ACCELERATOR_BLOCK_BYTES = 64 * 2**20
+"""The same elsewhere, where a block costs launches rather than cache: an estimate, not measured.
+Small batches get by with less, a quarter of what an fp16 copy of their maps would take."""
+
+
+def on_accelerator(tensor: Tensor) -> bool:
+    """Whether a product with many zeros is cheaper here than fetching single rows."""
+    return tensor.device.type != "cpu"
+
+
+def block_bytes(data: Tensor) -> int:
+    """Return the temporary memory that one block of some data may take."""
+    if not on_accelerator(data):
+        return BLOCK_BYTES
+    return min(ACCELERATOR_BLOCK_BYTES, max(4 * BLOCK_BYTES, data.numel() // 2))
+
+
+def blocks(count: int, bytes_each: int, budget: int) -> Iterator[slice]:
+    """Cut ``range(count)`` into slices whose temporaries fit into ``budget``."""
+    size = max(1, budget // bytes_each)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
@@ -98,7 +115,7 @@ def forward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterato
     positions = visual.shape[2] * visual.shape[3]
     m, d = audio.shape
     temporary = positions * (m if kept else m + d)
-    return blocks(visual.shape[0], temporary * audio.element_size())
+    return blocks(visual.shape[0], temporary * audio.element_size(), block_bytes(visual))
 
 
 def backward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterator[slice]:
@@ -106,7 +123,9 @@ def backward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterat
     positions = visual.shape[2] * visual.shape[3]
     m, d = audio.shape
     temporary = positions * d * (1 if kept else 2) + 12 * m
-    return blocks(visual.shape[0], temporary * audio.element_size())
+    if on_accelerator(visual):
+        temporary += positions * m
+    return blocks(visual.shape[0], temporary * audio.element_size(), block_bytes(visual))
 
 
 def similarity(rows: Tensor, audio: Tensor) -> Tensor:
@@ -132,6 +151,8 @@ def empty_index(visual: Tensor, pairs: int, with_index: bool) -> Tensor:
 def scatter_to_rows(grad: Tensor, index: Tensor, audio: Tensor, positions: int) -> Tensor:
     """Return sum over m of [index = p] grad[n, m] audio[m] for a block of images.  [n, p, d]."""
     n, m = grad.shape
+    if on_accelerator(grad):
+        return torch.matmul(_one_hot(grad, index, positions), audio)
     key, order = _flat_rows(index, positions).flatten().sort(stable=True)
     starts = torch.searchsorted(key, torch.arange(n * positions, device=key.device))
     weights = grad.flatten()[order]
@@ -141,9 +162,17 @@ def scatter_to_rows(grad: Tensor, index: Tensor, audio: Tensor, positions: int) 
 
 def gather_from_rows(grad: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     """Return sum over n of grad[n, m] rows[n, index[n, m]] for a block of images.  [m, d]."""
+    if on_accelerator(grad):
+        return _one_hot(grad, index, rows.shape[1]).flatten(0, 1).T @ rows.flatten(0, 1)
     picked = _flat_rows(index, rows.shape[1]).T.contiguous()
     weights = grad.T.contiguous()
     return embedding_bag(picked, rows.flatten(0, 1), mode="sum", per_sample_weights=weights)
+
+
+def _one_hot(grad: Tensor, index: Tensor, positions: int) -> Tensor:
+    """Return the gradients with zeros at all positions but those of the maxima.  [n, p, m]."""
+    zeros = grad.new_zeros(grad.shape[0], positions, grad.shape[1])
+    return zeros.scatter_(1, index[:, None].long(), grad[:, None])
 
 
 def _flat_rows(index: Tensor, positions: int) -> Tensor:

@@ -26,13 +26,18 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
 
 
 def contrast(
-    visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings, peers: Peers = ALONE
+    visual: Tensor,
+    audio: Tensor,
+    temperature: Tensor,
+    settings: Settings,
+    peers: Peers = ALONE,
+    ignore: Tensor | None = None,
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
     with_backward = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
     terms, *options = settings
     values, *_ = _contrast(
-        visual, audio, temperature, " ".join(terms), *options, *peers, with_backward
+        visual, audio, temperature, ignore, " ".join(terms), *options, *peers, with_backward
     )
     return list(values.unbind())
 
@@ -128,6 +133,7 @@ def _contrast(
     visual: Tensor,
     audio: Tensor,
     temperature: Tensor,
+    ignore: Tensor | None,
     terms: str,
     normalize: bool,
     pooling: str,
@@ -149,7 +155,7 @@ def _contrast(
         tau = temperature.to(dtype)
         own_vectors, _ = _rows.unit_rows(audio, dtype, normalize)
         vectors = all_gather(own_vectors, peers)
-        outputs = _empty_outputs(visual, audio, settings, peers, with_backward)
+        outputs = _empty_outputs(visual, audio, ignore, settings, peers, with_backward)
         values, logits, index, scales, sums, pooled, own_map, sources, kept, lengths, _ = outputs
         matrices = _adjacency.Matrices(
             logits,
@@ -158,6 +164,7 @@ def _contrast(
             tau,
             anchor,
             peers,
+            ignore,
         )
         first = matrices.own.start
         for block in _rows.forward_blocks(visual, vectors, len(kept) > 0):
@@ -188,10 +195,7 @@ def _contrast(
             pooled.copy_(all_gather(pooled[matrices.own], peers))
         if "tne" in settings.terms:
             sources.copy_(all_gather(sources[matrices.own], peers))
-        if "visual_to_audio" in settings.directions:
-            _adjacency.measure_rows(matrices)
-        if "audio_to_visual" in settings.directions:
-            _adjacency.measure_columns(matrices)
+        _adjacency.measure_logits(matrices, settings)
         adjacency, sums[:] = _adjacency.forward(matrices, settings)
         for row, term in enumerate(settings.terms):
             values[row] = adjacency[term] if term in adjacency else matrices.cross_entropy(term)
@@ -203,6 +207,7 @@ def _(
     visual: Tensor,
     audio: Tensor,
     temperature: Tensor,
+    ignore: Tensor | None,
     terms: str,
     normalize: bool,
     pooling: str,
@@ -216,7 +221,8 @@ def _(
     with_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(tuple(terms.split()), normalize, pooling)
-    return _empty_outputs(visual, audio, settings, Peers(size, rank, group), with_backward)
+    peers = Peers(size, rank, group)
+    return _empty_outputs(visual, audio, ignore, settings, peers, with_backward)
 
 
 @torch.library.custom_op("avcontrast::contrast_backward", mutates_args=())
@@ -225,6 +231,7 @@ def _contrast_backward(
     visual: Tensor,
     audio: Tensor,
     temperature: Tensor,
+    ignore: Tensor | None,
     logits: Tensor,
     index: Tensor,
     scales: Tensor,
@@ -260,7 +267,7 @@ def _contrast_backward(
         vectors = vectors if size > 1 else own_vectors
         grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
-        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor, peers)
+        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor, peers, ignore)
         sources_matter = "tne" in settings.terms and (need_visual or mask == "soft")
         wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter
         adjacency = _adjacency.backward(grads, matrices, sums, settings, wanted, need_temperature)
@@ -333,6 +340,7 @@ def _(
     visual: Tensor,
     audio: Tensor,
     temperature: Tensor,
+    ignore: Tensor | None,
     logits: Tensor,
     index: Tensor,
     scales: Tensor,
@@ -365,11 +373,11 @@ def _(
 
 
 def _contrast_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    visual, audio, temperature, *ctx.options, _ = inputs
+    visual, audio, temperature, ignore, *ctx.options, _ = inputs
     _, *kept = output
     ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)  # else zeros as large as the logits are made for them
-    ctx.save_for_backward(visual, audio, temperature, *kept)
+    ctx.save_for_backward(visual, audio, temperature, ignore, *kept)
 
 
 def _contrast_grad(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -394,7 +402,12 @@ def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
 
 
 def _empty_outputs(
-    visual: Tensor, audio: Tensor, settings: Settings, peers: Peers, with_backward: bool
+    visual: Tensor,
+    audio: Tensor,
+    ignore: Tensor | None,
+    settings: Settings,
+    peers: Peers,
+    with_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, d = audio.shape
     b = n * peers.size
@@ -409,7 +422,7 @@ def _empty_outputs(
         empty(len(settings.terms), n),
         empty(n, b, needed=settings.needs_logits),
         _rows.empty_index(visual, b, with_backward and settings.needs_index),
-        empty(len(_adjacency.SOFTMAXES), 3, b).zero_(),
+        empty(_adjacency.number_of_softmaxes(ignore), 3, b).zero_(),
         empty(len(_adjacency.SIDES), 2, b),
         empty(b, d, needed=settings.needs_pooled),
         empty(n, positions, needed="tne" in settings.terms),

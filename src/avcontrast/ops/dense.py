@@ -24,7 +24,12 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
 
 
 def contrast(
-    visual: Tensor, audio: Tensor, temperature: Tensor, settings: Settings, peers: Peers = ALONE
+    visual: Tensor,
+    audio: Tensor,
+    temperature: Tensor,
+    settings: Settings,
+    peers: Peers = ALONE,
+    ignore: Tensor | None = None,
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
     with torch.autocast(visual.device.type, enabled=False):
@@ -39,10 +44,11 @@ def contrast(
             similarity = einsum(visual, all_audio, "n d p, m d -> n m p")
             best = similarity.max(-1).values if settings.pooling == "max" else similarity.mean(-1)
             logits = best / tau
+            contrasted = logits if ignore is None else logits.masked_fill(ignore, -torch.inf)
         if "visual_to_audio" in terms:
-            values["visual_to_audio"] = -logits.log_softmax(1).diagonal(own)
+            values["visual_to_audio"] = -contrasted.log_softmax(1).diagonal(own)
         if "audio_to_visual" in terms:
-            values["audio_to_visual"] = -_log_softmax_columns(logits, peers).diagonal(own)
+            values["audio_to_visual"] = -_log_softmax_columns(contrasted, peers).diagonal(own)
 
         if settings.suppresses:
             by_column = settings.anchor == "audio"

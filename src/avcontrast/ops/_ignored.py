@@ -1,0 +1,31 @@
+"""What is asked of a mask of pairs to leave out: that each sample keeps its positive."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MESSAGE = "ignore must be False on the diagonal, which holds the positives"
+
+
+@torch.library.custom_op("avcontrast::keeps_positives", mutates_args=())
+def keeps_positives(diagonal: Tensor) -> Tensor:
+    """Raise if a positive is marked; on CUDA the device does, later, and nothing waits for it.
+
+    Returns a zero for the caller to add to something that matters: a compiler may drop an operator
+    of which nothing is used, and may not read values between operators.
+    """
+    if diagonal.device.type == "cuda":
+        torch._assert_async(~diagonal.any(), MESSAGE)
+    elif diagonal.any():
+        marked = diagonal.nonzero().flatten()
+        raise ValueError(
+            f"{MESSAGE}, got True for {len(marked)} of {len(diagonal)} samples, "
+            f"the first is sample {marked[0].item()}"
+        )
+    return diagonal.new_zeros((), dtype=torch.uint8)
+
+
+@keeps_positives.register_fake
+def _(diagonal: Tensor) -> Tensor:
+    return diagonal.new_empty((), dtype=torch.uint8)
