@@ -1,0 +1,10 @@
+"""CUDA kernels: the similarity of all pairs only ever exists as tiles in registers.
+
+What they compute, and why in this form, is told in ``ops._rows`` and ``ops._adjacency``. From the
+outside in: ``loss`` and ``similarity`` are the operators that PyTorch sees, ``forward`` and
+``backward`` put the steps in order, ``steps`` launches the kernels.
+"""
+
+from avcontrast.ops.triton.api import contrast, max_similarity
+
+__all__ = ["contrast", "max_similarity"]

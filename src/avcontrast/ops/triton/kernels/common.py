@@ -1,0 +1,54 @@
+"""What several kernels share."""
+
+import triton
+import triton.language as tl
+
+from avcontrast.ops import _settings
+from avcontrast.ops.triton import tiles
+
+NORM_EPS = tl.constexpr(_settings.NORM_EPS)
+RANGE_EPS = tl.constexpr(_settings.RANGE_EPS)
+INTERPRETED = tl.constexpr(tiles.INTERPRETED)
+OPERAND_SCALE = tl.constexpr(256.0)  # keeps what fp16 cuts off large enough for a second fp16
+
+
+@triton.jit
+def split(value, dtype: tl.constexpr):
+    """Return the 16-bit number nearest to each value, and the one nearest to what is left."""
+    high = value.to(dtype)
+    return high, (value - high.to(tl.float32)).to(dtype)
+
+
+@triton.jit
+def dot(left, right, sum):
+    """Add a product of 16-bit tiles to ``sum``."""
+    if INTERPRETED:  # it multiplies the bit patterns of bf16 numbers
+        return tl.dot(left.to(tl.float32), right.to(tl.float32), sum)
+    return tl.dot(left, right, sum)
+
+
+@triton.jit
+def dot_split(left_high, left_low, right_high, right_low, sum):
+    """Add a product of tiles in two parts to ``sum``, the small terms first."""
+    sum = dot(left_low, right_high, sum)
+    sum = dot(left_high, right_low, sum)
+    return dot(left_high, right_high, sum)
+
+
+@triton.jit
+def foreground(own, inside, threshold, SOFT: tl.constexpr):
+    """Return how much of each position belongs to the sounding source.  [p]."""
+    low = tl.min(tl.where(inside, own, float("inf")), 0)
+    high = tl.max(tl.where(inside, own, float("-inf")), 0)
+    scaled = tl.div_rn(own - low, high - low + RANGE_EPS)
+    share = scaled if SOFT else tl.where(scaled > threshold, 1.0, 0.0)
+    return tl.where(inside, share, 0.0)
+
+
+@triton.jit
+def tile_of(program, row_tiles, column_tiles, GROUP: tl.constexpr):
+    """Return the tile of a program, so that neighbours in time share rows in the L2 cache."""
+    width = GROUP * column_tiles
+    first = (program // width) * GROUP
+    height = tl.minimum(row_tiles - first, GROUP)
+    return first + (program % width) % height, (program % width) // height
