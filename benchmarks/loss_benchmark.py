@@ -1,14 +1,15 @@
 """Time and extra memory of the losses against the plain PyTorch form and its compiled form.
 
-    python benchmarks/loss_benchmark.py            measure; docs and README quote these results
-    python benchmarks/loss_benchmark.py --plot     draw the pictures from the results
-    python benchmarks/loss_benchmark.py --smoke    tiny sizes, a few seconds
+    python benchmarks/loss_benchmark.py                  measure; docs and README quote the results
+    python benchmarks/loss_benchmark.py --device cuda    the same on a GPU
+    python benchmarks/loss_benchmark.py --plot           draw the pictures from the results
+    python benchmarks/loss_benchmark.py --smoke          tiny sizes, a few seconds
 
-At each size every implementation must first give the loss and the gradients of the definition in
-float64; otherwise the discrepancy is printed, the exit status is 1 and no speed is reported. Then
-the implementations take turns, so that whatever else the machine does hits all of them. Extra
-memory is the peak of a pass minus what was there, beyond the gradients of the inputs. The budget
-is what the library promises to stay within: 2N + 7b^2 + 16 MB for N = b h w d.
+At each size every implementation of the library must first give the loss and the gradients of the
+definition in float64; otherwise the discrepancy is printed, the exit status is 1 and no speed is
+reported. Then the implementations take turns, so that whatever else the machine does hits all of
+them. Extra memory is the peak of a pass minus what was there, beyond the gradients of the inputs.
+The budget is what the library promises to stay within: 2N + 7b^2 + 16 MB for N = b h w d.
 """
 
 from __future__ import annotations
@@ -19,59 +20,32 @@ import gc
 import random
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from implementations import BASELINES, DEFAULTS, IMPLEMENTATIONS, LOSSES
 from measuring import (
     DTYPES,
     MODES,
     ROOT,
-    TOLERANCES,
-    Error,
     Lap,
     Size,
-    Step,
     aligned,
     chosen_sizes,
     clock_name,
-    distance,
     environment,
     extra_bytes,
-    features,
     positions,
     positive,
     shown,
     time_step,
     write,
 )
-from torch import Tensor
-
-from avcontrast import FNACLoss, InfoNCE, ops
-
-LOSSES: dict[str, type[FNACLoss] | type[InfoNCE]] = {"fnac": FNACLoss, "nce": InfoNCE}
-
-
-class Implementation(NamedTuple):
-    """A way to compute a loss: one of the library's backends, compiled by PyTorch or not."""
-
-    backend: str
-    compiled: bool = False
-
-
-IMPLEMENTATIONS = {
-    "dense": Implementation("dense"),
-    "dense-compiled": Implementation("dense", compiled=True),
-    "blockwise": Implementation("blockwise"),
-    "triton": Implementation("triton"),
-    "auto": Implementation("auto"),
-}
-BASELINES = ("dense", "dense-compiled")
-
+from on_cuda import GRAPH, LARGEST_GRAPH_BATCH, time_replay, versions
+from parity import Candidate, ParityError, first_line, passing
 
 CHANNELS, POSITIONS = 512, (7, 7)
 SIZES = {
@@ -79,12 +53,17 @@ SIZES = {
         *(Size(b, CHANNELS, *POSITIONS) for b in (32, 64, 128, 256, 512, 1024)),
         Size(1024, 256, *POSITIONS),
     ],
-    "cuda": [Size(b, CHANNELS, *POSITIONS) for b in (256, 512, 1024, 2048, 4096, 8192)],
+    "cuda": [
+        Size(b, CHANNELS, side, side)
+        for side, largest in ((7, 65536), (14, 16384))
+        for b in (256, 1024, 4096, 8192, 16384, 32768, 65536)
+        if b <= largest
+    ],
 }
 SMOKE_SIZES = [Size(6, 8, 3, 3), Size(12, 8, 3, 3)]
 
-DENSE_COPIES = 3
-"""Similarity tensors that ``dense`` may hold at its peak, rounded up."""
+PASSES = {"forward": 1, "backward": 2, "both": 3, GRAPH: 3}
+"""Products of all features in each mode, whatever an implementation really computes."""
 
 MEMORY_LIMIT_GB = 8.0
 """Memory on a CPU that an implementation may need, unless the command line says otherwise."""
@@ -101,8 +80,12 @@ class Row:
     python: str
     torch: str
     avcontrast: str
+    cuda: str
+    driver: str
+    triton: str
     loss: str
     dtype: str
+    matmul_precision: str
     batch: int
     channels: int
     height: int
@@ -122,19 +105,6 @@ class Row:
     gradient_error: float
 
 
-class ParityError(Exception):
-    """An implementation does not compute what the definition does."""
-
-
-class Candidate(NamedTuple):
-    """An implementation that passed the gate at a size."""
-
-    name: str
-    backend: str
-    step: Step
-    error: Error
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse(arguments)
@@ -151,17 +121,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     torch.set_num_threads(options.threads)
-    about = environment(options.device, options.threads)
+    torch.set_float32_matmul_precision(options.matmul_precision)
+    about = environment(options.device, options.threads) | versions(options.device)
     for name, value in about.items():
-        print(f"{name.replace('_', ' '):<12} {value}")
+        if value != "":
+            print(f"{name.replace('_', ' '):<12} {value}")
+    if options.graph and options.device != "cuda":
+        print("--graph is left out: CUDA graphs need --device cuda")
+        options.graph = False
     rows: list[Row] = []
     for size in options.sizes:
-        print(f"\n{size}, {options.loss} loss, {options.dtype}")
+        precision = f"products in {options.matmul_precision} precision"
+        print(f"\n{size}, {options.loss} loss, {options.dtype}, {precision}")
         try:
             measured = measure(size, options, about)
         except ParityError as error:
             print(f"parity failed: {error}\nno speed is reported for this size", file=sys.stderr)
             return 1
+        except torch.OutOfMemoryError as error:
+            print(f"{size} is left out: {first_line(error)}")
+            continue
         if measured:
             print(table(measured))
             rows += measured
@@ -191,6 +170,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="16-bit features run under autocast"
+    )
+    parser.add_argument(
+        "--matmul-precision",
+        choices=("highest", "high"),
+        default="highest",
+        help="of fp32 products, as in torch.set_float32_matmul_precision (default highest)",
+    )
+    parser.add_argument(
+        "--graph",
+        action="store_true",
+        help=f"also replay CUDA graphs of forward and backward, up to b = {LARGEST_GRAPH_BATCH}",
     )
     parser.add_argument("--loss", choices=LOSSES, default="fnac")
     parser.add_argument("--implementations", choices=IMPLEMENTATIONS, nargs="+", metavar="NAME")
@@ -226,7 +216,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.seconds = 0.0 if options.smoke else 10.0
     if options.implementations is None:
         options.implementations = [
-            name for name, one in IMPLEMENTATIONS.items() if not (options.smoke and one.compiled)
+            name
+            for name in DEFAULTS[options.device]
+            if not (options.smoke and IMPLEMENTATIONS[name].compile_mode)
         ]
     options.sizes = chosen_sizes(SMOKE_SIZES if options.smoke else SIZES[options.device], options)
     return options
@@ -238,8 +230,9 @@ def measure(size: Size, options: argparse.Namespace, about: dict[str, str | int]
     laps = time_in_turns(candidates, options)
     rows = []
     for candidate in candidates:
-        extra = extra_bytes(candidate.step)
-        for mode in MODES:
+        if candidate.name not in laps:
+            continue
+        for mode, extra in memory(candidate).items():
             times = [lap[mode] for lap in laps[candidate.name]]
             p20, median, p80 = np.percentile([lap.clock for lap in times], (20, 50, 80))
             row = {
@@ -247,6 +240,7 @@ def measure(size: Size, options: argparse.Namespace, about: dict[str, str | int]
                 **size._asdict(),
                 "loss": options.loss,
                 "dtype": options.dtype,
+                "matmul_precision": options.matmul_precision,
                 "implementation": candidate.name,
                 "backend": candidate.backend,
                 "mode": mode,
@@ -256,7 +250,7 @@ def measure(size: Size, options: argparse.Namespace, about: dict[str, str | int]
                 "median_ms": round(median, 4),
                 "p80_ms": round(p80, 4),
                 "wall_median_ms": round(float(np.median([lap.wall for lap in times])), 4),
-                "extra_bytes": extra[mode],
+                "extra_bytes": extra,
                 "budget_bytes": size.memory_budget,
                 "loss_error": float(f"{candidate.error.loss:.2g}"),
                 "gradient_error": float(f"{candidate.error.gradient:.2g}"),
@@ -265,112 +259,14 @@ def measure(size: Size, options: argparse.Namespace, about: dict[str, str | int]
     return rows
 
 
-def passing(size: Size, options: argparse.Namespace) -> Iterator[Candidate]:
-    """Yield the implementations that can run, each compared with the definition in float64.
-
-    Raises:
-        ParityError: if one of them computes something else.
-    """
-    dtype = DTYPES[options.dtype]
-    visual, audio = features(size, dtype, options.device)
-    limit = TOLERANCES[dtype]
-    exact_backend = "blockwise" if dense_needs(size, torch.float64, options) else "dense"
-    exact = Step(
-        LOSSES[options.loss](backend=exact_backend),
-        *(tensor.detach().double().requires_grad_() for tensor in (visual, audio)),
-    )
-    truth = evaluate(exact)
-    worst = Error(0.0, 0.0)
-    torch.compiler.reset()  # else a second size is compiled for all sizes
-    for name in options.implementations:
-        implementation = IMPLEMENTATIONS[name]
-        step = Step(build(implementation, options.loss), visual, audio)
-        reasons = unsupported_reasons(implementation, size, visual, audio, options)
-        if not reasons:
-            result, reasons = first_run(step, implementation)
-        if reasons:
-            print(f"{name} does not run: {'; '.join(reasons)}")
-            continue
-        error = distance(result, truth)
-        if not error.within(limit):
-            raise ParityError(
-                f"{name} at {size} differs from {exact_backend} in float64: "
-                f"loss by {error.loss:.2g} (allowed {limit.loss:.2g}), "
-                f"gradients by {error.gradient:.2g} (allowed {limit.gradient:.2g})"
-            )
-        worst = Error(*map(max, worst, error))
-        yield Candidate(
-            name, ops.select_backend(implementation.backend, visual, audio), step, error
-        )
-    print(
-        f"parity with {exact_backend} in float64: loss within {worst.loss:.1e} of {limit.loss:.0e},"
-        f" gradients within {worst.gradient:.1e} of {limit.gradient:.0e}"
-    )
-
-
-def unsupported_reasons(
-    implementation: Implementation,
-    size: Size,
-    visual: Tensor,
-    audio: Tensor,
-    options: argparse.Namespace,
-) -> list[str]:
-    """Return why an implementation cannot run here; an empty list means that it can."""
-    backend = implementation.backend
-    if backend == "auto":
-        return []
-    too_large = dense_needs(size, visual.dtype, options) if backend == "dense" else []
-    return ops.unsupported_reasons(backend, visual, audio) + too_large
-
-
-def dense_needs(size: Size, dtype: torch.dtype, options: argparse.Namespace) -> list[str]:
-    """Return the reason why the plain form cannot run, if it needs too much memory."""
-    itemsize = torch.promote_types(dtype, torch.float32).itemsize
-    needed = DENSE_COPIES * size.similarity_bytes(itemsize) / 1e9
-    if needed <= options.memory_limit:
-        return []
-    return [f"needs about {needed:.0f} GB, the limit is {options.memory_limit:.0f} GB"]
-
-
-def build(implementation: Implementation, loss: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of an implementation."""
-    criterion = LOSSES[loss](backend=implementation.backend)
-    if implementation.compiled:
-        return torch.compile(criterion, fullgraph=True, dynamic=False)
-    return criterion
-
-
-def first_run(step: Step, implementation: Implementation) -> tuple[tuple[Tensor, ...], list[str]]:
-    """Return the loss and the gradients, and why there are none."""
-    try:
-        return evaluate(step), []
-    except torch.OutOfMemoryError as error:
-        return (), [first_line(error)]
-    except RuntimeError as error:
-        if not implementation.compiled:
-            raise
-        return (), [f"could not be compiled: {first_line(error)}"]
-
-
-def evaluate(step: Step) -> tuple[Tensor, ...]:
-    """Return the loss and the gradients."""
-    with ignored_compiler_warnings():
-        loss = step.forward()
-        return loss.detach(), *step.backward(loss)
-
-
-@contextmanager
-def ignored_compiler_warnings() -> Iterator[None]:
-    """Silence what torch's compiler says about torch's own code."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.jit")
-        yield
-
-
-def first_line(error: Exception) -> str:
-    """Return the beginning of a message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def memory(candidate: Candidate) -> dict[str, int]:
+    """Return the extra bytes of each mode that was timed."""
+    if candidate.held is not None:
+        return dict.fromkeys(MODES, candidate.held)  # one piece of memory, for both passes
+    extra = extra_bytes(candidate.step)
+    if candidate.replay is not None:
+        extra[GRAPH] = candidate.replay.held
+    return extra
 
 
 def time_in_turns(
@@ -379,39 +275,60 @@ def time_in_turns(
     """Run every implementation once a round and return every lap; the first round warms up.
 
     Each round has an order of its own: an implementation leaves the caches and the heap to the
-    next one, and in a fixed order that favoured some by up to 30 % at small sizes.
+    next one, and in a fixed order that favoured some by up to 30 % at small sizes. What fitted
+    into memory alone but does not beside the others is left out.
     """
-    laps: dict[str, list[dict[str, Lap]]] = {candidate.name: [] for candidate in candidates}
+    laps: dict[str, list[dict[str, Lap]]] = {}
     for candidate in candidates:
-        time_step(candidate.step, options.threads)
+        try:
+            time_once(candidate, options.threads)
+        except torch.OutOfMemoryError as error:
+            print(f"{candidate.name} does not run beside the others: {first_line(error)}")
+        else:
+            laps[candidate.name] = []
+    runs = {
+        candidate.name: partial(time_once, candidate, options.threads)
+        for candidate in candidates
+        if candidate.name in laps
+    }
     order = random.Random(0)
     gc.collect()
     gc.disable()
     try:
         started, rounds = time.monotonic(), 0
         while rounds < options.repeats or time.monotonic() - started < options.seconds:
-            for candidate in order.sample(candidates, len(candidates)):
-                laps[candidate.name].append(time_step(candidate.step, options.threads))
+            for name in order.sample(list(runs), len(runs)):
+                laps[name].append(runs[name]())
             rounds += 1
     finally:
         gc.enable()
     return laps
 
 
+def time_once(candidate: Candidate, threads: int) -> dict[str, Lap]:
+    """Run an implementation once in each of its modes and return what they took."""
+    laps = time_step(candidate.step, threads)
+    return laps if candidate.replay is None else laps | time_replay(candidate.replay)
+
+
 def table(rows: list[Row]) -> str:
     """Return the results at one size as aligned text; speed and memory against the baselines."""
     milliseconds = {(row.implementation, row.mode): row.median_ms for row in rows}
     extra = {(row.implementation, row.mode): row.extra_bytes for row in rows}
-    header = ["implementation", "pass", "p20", "median", "p80", "wall", "x dense", "x compiled"]
-    header += ["extra MB", "dense x", "budget", "within"]
+    ran = {row.implementation for row in rows}
+    plain = next((one for one in BASELINES if {one, BASELINES[one]} & ran), "dense")
+    on_cuda = rows[0].device == "cuda"
+    header = ["implementation", "pass", "p20", "median", "p80", "wall"]
+    header += ["TFLOP/s"] * on_cuda
+    header += [f"x {plain}", "x compiled", "extra MB", f"{plain} x", "budget", "within"]
     lines = [header]
     for row in rows:
-        dense, compiled = ((name, row.mode) for name in BASELINES)
+        baseline, compiled = ((name, row.mode) for name in (plain, BASELINES[plain]))
         name = row.implementation
         if name == "auto":
             name = f"auto ({row.backend})"
         within = "yes" if row.extra_bytes <= row.budget_bytes else "no"
-        if row.implementation in BASELINES:
+        if {row.implementation} & {*BASELINES, *BASELINES.values()}:
             within = "-"
         lines.append(
             [
@@ -419,25 +336,34 @@ def table(rows: list[Row]) -> str:
                 row.mode,
                 *(f"{value:.2f}" for value in (row.p20_ms, row.median_ms, row.p80_ms)),
                 f"{row.wall_median_ms:.2f}",
-                ratio(milliseconds.get(dense), row.median_ms),
+                *[f"{effective_teraflops(row):.1f}"] * on_cuda,
+                ratio(milliseconds.get(baseline), row.median_ms),
                 ratio(milliseconds.get(compiled), row.median_ms),
                 f"{row.extra_bytes / 1e6:.2f}",
-                ratio(extra.get(dense), row.extra_bytes),
+                ratio(extra.get(baseline), row.extra_bytes),
                 f"{row.budget_bytes / 1e6:.2f}",
                 within,
             ]
         )
     first = rows[0]
     title = (
-        f"milliseconds ({first.clock} clock) of {first.rounds} rounds; x dense, x compiled: times "
-        "as fast; dense x: times the memory that dense needs"
+        f"milliseconds ({first.clock} clock) of {first.rounds} rounds; x {plain}, x compiled: "
+        f"times as fast; {plain} x: times the memory that {plain} needs"
     )
+    if on_cuda:
+        title += "; TFLOP/s: 2 b^2 h w d forward and twice that backward, in the time taken"
     return f"{title}\n{aligned(lines)}"
+
+
+def effective_teraflops(row: Row) -> float:
+    """Return the speed at which a plain form, with its three products, would have had to run."""
+    product = 2 * row.batch**2 * row.height * row.width * row.channels
+    return PASSES[row.mode] * product / (row.median_ms * 1e9)
 
 
 def ratio(baseline: float | None, value: float) -> str:
     """Return a quotient as text, or a dash where there is no baseline."""
-    return f"{baseline / value:.2f}" if baseline else "-"
+    return f"{baseline / value:.2f}" if baseline and value else "-"
 
 
 if __name__ == "__main__":

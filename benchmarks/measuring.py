@@ -154,7 +154,7 @@ def time_step(step: Step, threads: int) -> dict[str, Lap]:
 
 
 def _time_on_cuda(step: Step) -> dict[str, Lap]:
-    _flush_cache()
+    flush_cache()
     start, middle, end = (
         torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         for _ in range(3)
@@ -176,7 +176,7 @@ def _time_on_cuda(step: Step) -> dict[str, Lap]:
     }
 
 
-def _flush_cache() -> None:
+def flush_cache() -> None:
     """Overwrite the L2 cache, which would otherwise hold the inputs from the last run."""
     size = 2 * torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     torch.empty(size, dtype=torch.int8, device="cuda").zero_()
@@ -274,10 +274,21 @@ def features(size: Size, dtype: torch.dtype, device: str) -> tuple[Tensor, Tenso
 def distance(result: Iterable[Tensor], truth: Iterable[Tensor]) -> Error:
     """Return how far a loss and its gradients are from the exact ones."""
     loss, *gradients = (
-        float((mine.double() - exact).norm() / exact.norm())
-        for mine, exact in zip(result, truth, strict=True)
+        _relative_distance(mine, exact) for mine, exact in zip(result, truth, strict=True)
     )
     return Error(loss, float(np.max(gradients)))  # a NaN stays one, unlike in max()
+
+
+def _relative_distance(mine: Tensor, exact: Tensor) -> float:
+    """Return the norm of the difference over that of ``exact``, in float64."""
+    squares = torch.zeros(2, dtype=torch.float64, device=exact.device)
+    # In parts: a copy of large features in float64 would take twice their memory.
+    parts = (torch.split(tensor.flatten(), 2**26) for tensor in (mine, exact))
+    for left, right in zip(*parts, strict=True):
+        squares[0] += (left.double() - right).square().sum()
+        squares[1] += right.double().square().sum()
+    apart, size = squares.sqrt().unbind()
+    return float(apart / size)
 
 
 def aligned(lines: list[list[str]]) -> str:

@@ -19,10 +19,19 @@ Curve = list[tuple[int, float]]
 STYLES = {
     "dense": ("#D55E00", "s"),
     "dense-compiled": ("#AA4499", "^"),
+    "released": ("#000000", "P"),
+    "released-compiled": ("#E69F00", "v"),
     "blockwise": ("#0072B2", "o"),
     "triton": ("#009E73", "D"),
+    "triton-stream": ("#56B4E9", "X"),
 }
-NAMES = {"dense": "dense, eager", "dense-compiled": "dense, torch.compile"}
+NAMES = {
+    "dense": "dense, eager",
+    "dense-compiled": "dense, torch.compile",
+    "released": "released, eager",
+    "released-compiled": "released, max-autotune",
+}
+EMPHASISED = ("blockwise", "triton", "triton-stream")
 BUDGET = "limit, 2N + 7b² + 16 MB"
 GREY = "#5A5A5A"
 PICTURES = {"time": (".svg",), "memory": (".svg", ".png")}
@@ -119,12 +128,15 @@ def empty_figure(title: str, records: list[Record], lines: dict[str, Curve]) -> 
     axes = figure.add_axes((0.115, 0.135, 0.6, 0.68))
     threads = f", {first['threads']} thread" + "s" * (first["threads"] != "1")
     loss = {"fnac": "FNACLoss", "nce": "InfoNCE"}[first["loss"]]
+    dtype = first["dtype"]
+    if first.get("matmul_precision", "highest") != "highest":  # results of old have no such column
+        dtype += f" ({first['matmul_precision']})"
     figure.text(0.02, 0.94, title, fontsize=13, weight="bold")
     figure.text(
         0.02,
         0.885,
         f"{loss}, d = {first['channels']}, {first['height']}x{first['width']} positions, "
-        f"{first['dtype']}; {first['device_name']}{threads if first['device'] == 'cpu' else ''}, "
+        f"{dtype}; {first['device_name']}{threads if first['device'] == 'cpu' else ''}, "
         f"torch {first['torch']}, {first['date']}",
         fontsize=8.5,
         color=GREY,
@@ -149,7 +161,7 @@ def empty_figure(title: str, records: list[Record], lines: dict[str, Curve]) -> 
 def add_line(axes: Axes, name: str, curve: Curve) -> None:
     """Draw one implementation."""
     color, marker = STYLES[name]
-    thick = name in ("blockwise", "triton")
+    thick = name in EMPHASISED
     axes.plot(
         *zip(*curve, strict=True),
         color=color,
@@ -191,7 +203,7 @@ def label_ends(
             transform=axes.transAxes,
             color=color,
             fontsize=9,
-            weight="bold" if name in ("blockwise", "triton") else "normal",
+            weight="bold" if name in EMPHASISED else "normal",
             va="center",
         )
 

@@ -180,6 +180,104 @@ def distributed_tables(path: Path) -> dict[str, str]:
     }
 
 
+def data_tables(path: Path) -> dict[str, str]:
+    """Return what each stage of the input takes, and what it was measured with."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    table = [["stage", "ms of a core", "samples/s"]]
+    for row in rows:
+        # Workers are other processes, whose time this one does not know.
+        spent = "" if "worker" in row["stage"] else f"{float(row['process_ms']):.2f}"
+        table.append([row["stage"], spent, f"{float(row['samples_per_s']):.0f}"])
+    one = rows[0]
+    return {
+        "data_table": markdown_table(table).replace("---:", "---", 1),
+        "data_machine": (
+            f"{one['device_name']}, Pillow {one['pillow']}, PyTorch {one['torch']}, "
+            f"load {one['load']} before, {one['date']}"
+        ),
+    }
+
+
+def metrics_tables(path: Path) -> dict[str, str]:
+    """Return how long the scores of a test set take, by the number of threads."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    threads = sorted({row["threads"] for row in rows}, key=int)
+    seconds = {(row["task"], row["threads"]): float(row["wall_s"]) for row in rows}
+    table = [["scores", *(f"{n} thread{'' if n == '1' else 's'}, s" for n in threads)]]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        table.append([task, *(f"{seconds[task, n]:.1f}" for n in threads)])
+    one = rows[0]
+    return {
+        "metrics_table": markdown_table(table).replace("---:", "---", 1),
+        "metrics_machine": (
+            f"{one['device_name']}, {int(one['maps']):,} maps of {one['size']} x {one['size']}, "
+            f"PyTorch {one['torch']}, load {one['load']} before, {one['date']}"
+        ),
+    }
+
+
+KERNELS = {
+    "prepare split 49": "K0",
+    "maximum split 49": "K1",
+    "maximum single 49": "K1",
+    "maximum raw 49": "K1",
+    "terms split visual": "K2",
+    "gradients split visual": "K3",
+    "to vectors split 49": "K4",
+    "to maps split 49": "K5",
+}
+
+
+def kernel_tables(path: Path) -> dict[str, str]:
+    """Return what the compiler made of the kernels, and which one it was."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["arch"] == "90"]
+    table = [["step", "kernel", "tile", "warps", "registers", "shared KB", "spilled"]]
+    first = {row["kernel"]: row for row in reversed(rows)}
+    for name, step in KERNELS.items():
+        row = first[name]
+        shared = f"{float(row['shared_bytes']) / 1024:.0f}"
+        numbers = row["warps"], row["registers"], shared, row["spilled_bytes"]
+        table.append([step, name.removesuffix(" 49"), row["tile"] or "an image", *numbers])
+    return {
+        "kernel_table": markdown_table(table),
+        "kernel_compiler": f"Triton {rows[0]['triton']}",
+        "kernel_count": f"{len(rows)}",
+    }
+
+
+EVALUATORS = {
+    "ezvsl-test": "EZ-VSL: test",
+    "ezvsl-train": "EZ-VSL: choice of the epoch",
+    "fnac-test": "FNAC: test",
+    "fnac-test2": "FNAC: second test",
+    "fnac-train": "FNAC: choice of the epoch",
+    "slavc-test": "SLAVC: test, relative prediction",
+    "slavc-test-absolute": "SLAVC: test, absolute scores",
+    "slavc-train": "SLAVC: during training",
+    "lvs": "LVS: test",
+    "ssltie": "SSL-TIE: test",
+    "alignment": "SSL-Alignment: other models, and other sets than VGG-SS",
+    "alignment-adaptive": "the same, adaptive",
+    "alignment-vggss": "SSL-Alignment: its own model and LVS on VGG-SS",
+    "alignment-vggss-adaptive": "the same, adaptive",
+}
+THRESHOLDS = {"half": "half", "area": "object", "fixed": "0.5"}
+
+
+def protocol_table() -> str:
+    """Return the published protocols as Markdown; one that has no evaluator is an error."""
+    rows = [["name", "evaluator", "resized", "compared", "threshold"]]
+    for name, rules in metrics.PROTOCOLS.items():
+        resized = f"{rules.mode}, corners {'aligned' if rules.align_corners else 'not aligned'}"
+        compared = "`>=`" if rules.inclusive else "`>`"
+        threshold = THRESHOLDS[str(rules.threshold)]
+        rows.append([f"`{name}`", EVALUATORS[name], resized, compared, threshold])
+    return markdown_table(rows).replace("---:", "---")
+
+
 def markdown_table(rows: list[list[str]]) -> str:
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|" + "---:|" * len(rows[0]), *body])
@@ -188,6 +286,10 @@ def markdown_table(rows: list[list[str]]) -> str:
 myst_substitutions = {
     **benchmark_tables(HERE.parent / "benchmarks" / "results" / "loss_cpu.csv"),
     **distributed_tables(HERE.parent / "benchmarks" / "results" / "distributed_cpu.csv"),
+    **data_tables(HERE.parent / "benchmarks" / "results" / "data_cpu.csv"),
+    **metrics_tables(HERE.parent / "benchmarks" / "results" / "metrics_cpu.csv"),
+    **kernel_tables(HERE.parent / "benchmarks" / "results" / "kernels.csv"),
+    "protocol_table": protocol_table(),
     "small_elements": f"{ops.SMALL_MAP_ELEMENTS:,}",
     "small_similarity": f"{ops.SMALL_SIMILARITY_ELEMENTS:,}",
     "small_batch": str(ops.SMALL_MAP_ELEMENTS // (512 * 7 * 7)),

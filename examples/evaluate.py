@@ -3,11 +3,13 @@ r"""Evaluate a trained model on a test set, beside what it has to be compared wi
     python examples/evaluate.py --checkpoint RUN/checkpoints/best.ckpt
     python examples/evaluate.py --checkpoint RUN/checkpoints/best.ckpt --protocol lvs \
         --object-weights resnet18.pth --output-dir results/lvs
+    python examples/evaluate.py --checkpoint RUN/checkpoints/best.ckpt --dataset avsbench-s4 \
+        --test-root AVSBench/Single-source/s4_data --test-list s4_meta_data.csv
     python examples/evaluate.py --checkpoint RUN/checkpoints/best.ckpt \
         --image street.jpg --sound siren.wav --output heat.png
 
-The first two write a table, every figure, the scores of every sample and a gallery into a folder of
-their own; the last draws one heat map.
+The first three write a table, every figure, the scores of every sample and a gallery into a folder
+of their own; the last draws one heat map.
 """
 
 from __future__ import annotations
@@ -19,13 +21,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import avcontrast
-from avcontrast import metrics
-from avscenes import evaluation
 from avscenes.checkpoints import Trained, load_trained
 from avscenes.encoders import ResNet18
 from avscenes.errors import UserError
@@ -35,7 +34,7 @@ from avscenes.objects import load_object_network
 from avscenes.one_pair import draw_pair
 from avscenes.one_pass import Tested, run_tests
 from avscenes.records import write_json, write_table
-from avscenes.scoring import figures
+from avscenes.results import all_figures, counts, sample_rows
 from avscenes.tables import describe, table
 from avscenes.testsets import NamedTests, read_tests
 
@@ -64,31 +63,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def sample_rows(tests: NamedTests, tested: Tested) -> list[dict[str, Any]]:
-    """Return a row a sample: its name, its class and its scores."""
-    test = tests.labelled
-    columns = {name: column.tolist() for name, column in tested.columns.items()}
-    return [
-        {
-            "id": tests.names[row],
-            "class": test.class_names[int(test.labels[row])],
-            **{name: _cell(values[place]) for name, values in columns.items()},
-        }
-        for place, row in enumerate(tested.rows.tolist())
-    ]
-
-
-def _cell(value: float | bool) -> float | int:
-    return int(value) if isinstance(value, bool) else round(value, 6)
-
-
-def caption(trained: Trained, tested: Tested, options: argparse.Namespace) -> str:
+def caption(
+    trained: Trained, tests: NamedTests, tested: Tested, options: argparse.Namespace
+) -> str:
     """Return what the figures of a table belong to."""
-    lost = len(tested.skipped)
-    left_out = f", {lost} left out" if lost else ""
+    silent, lost = int((~tested.visible).sum()), len(tested.skipped)
+    epoch = f" (epoch {trained.epoch})" if trained.epoch else ""
     lines = [
-        f"{options.checkpoint} (epoch {trained.epoch}), {options.dataset}: "
-        f"{len(tested.rows)} pairs{left_out}",
+        f"{options.checkpoint}{epoch}, {options.dataset}: {len(tested.rows)} pairs"
+        + (f", {silent} of them silent" if tests.labelled.silent else "")
+        + (f", {lost} left out" if lost else ""),
         describe(options.protocol),
     ]
     if tested.objects is not None:
@@ -107,12 +91,8 @@ def evaluate(options: argparse.Namespace) -> None:
     tested = run_tests(trained, objects, tests, options)
     for entry in tested.skipped:
         print(f"left out: clip {entry.clip}: {entry.reason}")
-    test = tests.labelled
-    results = {
-        **figures(tested.columns, metrics.PROTOCOLS[options.protocol]),
-        **evaluation._retrieval(tested.features, test.labels[tested.rows]),
-    }
-    title = caption(trained, tested, options)
+    results = all_figures(tests, tested, dataset=options.dataset, protocol=options.protocol)
+    title = caption(trained, tests, tested, options)
     text = f"{title}\n\n{table(results, options.protocol)}"
     with whole_folder(output) as folder:
         write_json(
@@ -124,8 +104,7 @@ def evaluate(options: argparse.Namespace) -> None:
                 "dataset": options.dataset,
                 "protocol": options.protocol,
                 "object_share": None if objects is None else options.object_share,
-                "test_samples": len(tested.rows),
-                "left_out": len(tested.skipped),
+                **counts(tests, tested, options.dataset),
                 "avcontrast": avcontrast.__version__,
                 "torch": torch.__version__,
             },
@@ -138,12 +117,11 @@ def evaluate(options: argparse.Namespace) -> None:
         (folder / "table.txt").write_text(f"{text}\n", encoding="utf-8")
         draw_gallery(
             folder / "gallery.png",
-            test,
+            tests,
             tested,
             protocol=options.protocol,
             object_share=options.object_share,
-            title=f"Best, median and worst of {len(tested.rows)} test pairs by cIoU "
-            f"({options.dataset}, {options.protocol})",
+            name=f"{options.dataset}, {options.protocol}",
         )
     print(f"{text}\n\nwritten to {output}")
 

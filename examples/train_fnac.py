@@ -6,6 +6,7 @@ r"""Train an image and a sound encoder with the FNAC loss, and see what it local
     python examples/train_fnac.py --dataset vggsound \
         --data-root vggsound/train --train-list vggss_144k.txt --test-root vggsound/test \
         --test-list vggss_test.csv --annotations vggss.json --image-weights resnet18.pth
+    python examples/train_fnac.py --recipe fnac-vggsound-144k ...   # and the same files
 
 Everything a run makes lies in its output folder: settings, metrics of every epoch, final metrics,
 checkpoints, pictures. An interrupted run goes on with `--resume`. The test set is touched once, at
@@ -16,15 +17,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import platform
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -32,16 +30,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import avcontrast
 from avscenes import evaluation, pictures
 from avscenes.clips import Skipped
-from avscenes.datasets import Data, train_loader, validation_loader
-from avscenes.encoders import ResNet18, build_encoders, load_image_weights
+from avscenes.datasets import DATA_SEED, Data, train_loader, validation_loader
+from avscenes.encoders import ResNet18, build_encoders
 from avscenes.errors import UserError
 from avscenes.interruption import Interruption
 from avscenes.module import MONITOR, LocalisationModule
-from avscenes.options import LOSSES, parse
+from avscenes.options import parse
 from avscenes.pretraining import warm_start
 from avscenes.processes import (
     SameData,
     check_launcher,
+    describe_processes,
     first_process,
     leave_group,
     process_rank,
@@ -54,10 +53,12 @@ from avscenes.records import (
     WholeFileCheckpoints,
     load_checkpoint,
     write_json,
-    write_table,
 )
+from avscenes.run_folder import check_output, start_run
 from avscenes.scenes import make_objects
-from avscenes.sources import DATA_SEED, synthetic_data, vggsound_data
+from avscenes.settings import LOSSES
+from avscenes.sources import clip_data, synthetic_data
+from avscenes.weights import load_encoders, load_image_weights
 
 WARM_START_OBJECTS = 1_536
 TWO_OBJECTS = (
@@ -72,6 +73,8 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
     visual, audio = build_encoders(settings.encoder, settings.image_dropout, settings.norm)
     if settings.image_weights is not None and isinstance(visual.trunk, ResNet18):
         load_image_weights(visual.trunk, Path(settings.image_weights))
+    if settings.init_from is not None:
+        load_encoders(visual, audio, Path(settings.init_from), "--init-from")
     fns_audio, fns_visual, tne = LOSSES[settings.loss]
     criterion = avcontrast.FNACLoss(
         settings.temperature,
@@ -79,6 +82,7 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
         fns_visual_weight=settings.fns_visual_weight if fns_visual else 0.0,
         tne_weight=settings.tne_weight if tne else 0.0,
         threshold=settings.threshold,
+        anchor=settings.anchor,
         gather_distributed=True,
     )
     return LocalisationModule(
@@ -93,6 +97,18 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
     )
 
 
+def describe_recipe(settings: argparse.Namespace) -> None:
+    """Say which recipe is run, and what it needs that is not there."""
+    if settings.recipe is None:
+        return
+    say(f"recipe {settings.recipe}")
+    if settings.encoder == "resnet18" and not (settings.image_weights or settings.init_from):
+        say(
+            "note: published runs start from ImageNet weights (--image-weights); "
+            "this one starts from none"
+        )
+
+
 def load_data(settings: argparse.Namespace, output: Path) -> tuple[Data, list[Skipped]]:
     """Make or read the data, and name the clips that are left out."""
     if settings.dataset == "synthetic":
@@ -100,7 +116,7 @@ def load_data(settings: argparse.Namespace, output: Path) -> tuple[Data, list[Sk
         return synthetic_data(settings), []
     # Only what this very run has written tells which clips to leave out.
     known = output / "skipped.csv" if settings.resume or not first_process() else None
-    data, skipped = vggsound_data(settings, known)
+    data, skipped = clip_data(settings, known)
     for entry in skipped[:10]:
         say(f"left out: {entry.split} clip {entry.clip}: {entry.reason}")
     if len(skipped) > 10:
@@ -108,33 +124,6 @@ def load_data(settings: argparse.Namespace, output: Path) -> tuple[Data, list[Sk
     if data.test_ids_in_training:
         say(f"note: {data.test_ids_in_training} test clips are also in the training list")
     return data, skipped
-
-
-def check_output(settings: argparse.Namespace, output: Path) -> None:
-    """Raise `UserError` when the folder holds another run or cannot be made."""
-    if not settings.resume and (output / "config.json").exists():
-        raise UserError(
-            f"--output-dir: {output} holds a run already; "
-            "go on with it by --resume, or name another folder"
-        )
-    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise UserError(f"--output-dir: cannot make {output}: {nearest} is no writable folder")
-
-
-def start_run(settings: argparse.Namespace, output: Path, skipped: list[Skipped]) -> None:
-    """Write the settings down, which claims the output folder, and then the clips left out."""
-    stored = {name: value for name, value in vars(settings).items() if name != "resume"}
-    versions = {
-        "avcontrast": avcontrast.__version__,
-        "lightning": lightning.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    write_json(output / "config.json", {"settings": stored, "versions": versions})
-    if settings.dataset == "vggsound":
-        rows = [entry._asdict() for entry in skipped]
-        write_table(output / "skipped.csv", ["split", "clip", "reason"], rows)
 
 
 def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Callback]) -> Trainer:
@@ -167,19 +156,6 @@ def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Ca
         # The exceptions of lightning.fabric for a precision or device that the machine lacks.
         reason = " ".join(str(error).split())
         raise UserError(f"--precision, --accelerator or --devices: {reason}") from error
-
-
-def describe_processes(settings: argparse.Namespace, trainer: Trainer) -> None:
-    """Say how several processes share the work, and what they do not share."""
-    world = trainer.world_size
-    if world == 1:
-        return
-    say(f"{world} processes: {settings.batch_size // world} of {settings.batch_size} pairs each")
-    if settings.norm == "batch" and trainer.strategy.root_device.type == "cpu":
-        say(
-            "batch norm sees the pairs of its own process only: torch synchronises it on GPUs, "
-            "not on CPUs; --norm group does not depend on the number of processes"
-        )
 
 
 def train(
@@ -274,6 +250,7 @@ def run(settings: argparse.Namespace, interruption: Interruption) -> None:
     same_data.digest = data.digest
     if first_process():
         start_run(settings, output, skipped)
+    describe_recipe(settings)
     describe_processes(settings, trainer)
     train(settings, module, data, trainer)
     interruption.check()

@@ -1,25 +1,16 @@
-import csv
-
+import implementations
 import loss_benchmark
+import measuring
+import parity
+import plotting
 import pytest
+import released_form
 import torch
+from benchmark_runs import read, run
 
-from avcontrast import FNACLoss, ops
+from avcontrast import FNACLoss, InfoNCE, ops
 
 NUMBERS = ("p20_ms", "median_ms", "p80_ms", "wall_median_ms")
-
-
-def run(*arguments):
-    threads = torch.get_num_threads()
-    try:
-        return loss_benchmark.main([str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -33,8 +24,8 @@ def test_smoke_run_and_its_pictures(results, tmp_path, capsys):
     assert printed.startswith("date ")
     assert "threads      1\n" in printed
     assert f"torch        {torch.__version__}\n" in printed
-    reason = ops.unsupported_reasons("triton", torch.ones(2, 2, 1, 1), torch.ones(2, 2))[0]
-    assert f"triton does not run: {reason}" in printed
+    assert "does not run" not in printed
+    assert "TFLOP/s" not in printed
     assert printed.count("parity with dense in float64") == 2
     chosen = ops.select_backend("auto", torch.ones(6, 8, 3, 3), torch.ones(6, 8))
     assert f"auto ({chosen})" in printed
@@ -54,6 +45,7 @@ def test_smoke_run_and_its_pictures(results, tmp_path, capsys):
         assert (row["clock"], row["threads"], row["dtype"]) == ("process", "1", "float32")
         assert row["device_name"]
         assert row["torch"] == torch.__version__
+        assert (row["matmul_precision"], row["cuda"]) == ("highest", torch.version.cuda or "")
 
     images = tmp_path / "images"
     assert run("--plot", "--output", results, "--images", images) == 0
@@ -80,10 +72,14 @@ def test_other_dtypes_threads_and_loss(dtype, results):
 
 
 @pytest.mark.slow
-def test_compiled_form(results):
-    assert run("--smoke", "--implementations", *loss_benchmark.BASELINES, "--batch-sizes", 6,
+def test_compiled_forms(results, capsys):
+    baselines = {*implementations.BASELINES, *implementations.BASELINES.values()}
+    assert len(baselines) == 4
+    assert run("--smoke", "--implementations", *sorted(baselines), "--batch-sizes", 6,
                "--output", results) == 0  # fmt: skip
-    assert {row["implementation"] for row in read(results)} == set(loss_benchmark.BASELINES)
+    assert {row["implementation"] for row in read(results)} == baselines
+    assert all(float(row["gradient_error"]) < 1e-5 for row in read(results))
+    assert "released-compiled differs from dense in float64" in capsys.readouterr().out
 
 
 def wrong_loss(value):
@@ -111,17 +107,135 @@ def test_gate_stops_at_an_implementation_that_differs(change, results, monkeypat
     assert not results.exists()
 
 
-def test_plain_form_beyond_the_memory_limit_is_reported(results, capsys):
-    assert run("--smoke", "--memory-limit", 1e-6, "--output", results) == 0
+def test_high_precision_lets_gradients_differ_more(results, monkeypatch, capsys):
+    exact = ops.blockwise.contrast
+
+    def contrast(*inputs):
+        return [1.005 * value - 0.005 * value.detach() for value in exact(*inputs)]
+
+    monkeypatch.setattr(ops.blockwise, "contrast", contrast)
+    options = ("--smoke", "--implementations", "blockwise", "--output", results)
+    assert run(*options) == 1
+    assert "(allowed 0.001)" in capsys.readouterr().err
+    assert run(*options, "--matmul-precision", "high") == 0
+    assert {row["matmul_precision"] for row in read(results)} == {"high"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "loss", "gradient"),
+    [
+        (torch.float32, "highest", 1e-5, 1e-3),
+        (torch.float32, "high", 1e-4, 1e-2),
+        (torch.bfloat16, "highest", 5e-3, 2e-2),
+        (torch.bfloat16, "high", 5e-3, 2e-2),
+        (torch.float64, "high", 1e-9, 1e-8),
+    ],
+)
+def test_tolerances(dtype, precision, loss, gradient):
+    assert parity.tolerance(dtype, precision) == (loss, gradient)
+
+
+def test_truth_of_large_batches_is_in_float32(results, monkeypatch, capsys):
+    exact, precisions = ops.blockwise.contrast, []
+
+    def contrast(*inputs):
+        precisions.append(torch.get_float32_matmul_precision())
+        return exact(*inputs)
+
+    monkeypatch.setattr(ops.blockwise, "contrast", contrast)
+    monkeypatch.setattr(parity, "LARGEST_EXACT_BATCH", {"cpu": 6})
+    assert run("--smoke", "--implementations", "dense", "--matmul-precision", "high",
+               "--output", results) == 0  # fmt: skip
+    first, second = capsys.readouterr().out.split("b=12 ")
+    assert "parity with dense in float64: " in first
+    assert "parity with blockwise in float32: " in second
+    assert precisions == ["highest"]
+
+
+def test_distance_is_a_relative_norm_over_all_parts():
+    exact = torch.tensor([3.0, 4.0]).repeat(2**25 + 1)
+    mine = exact.clone()
+    mine[0] += 1
+    mine[-1] += 1
+    one = torch.ones(())
+    error = measuring.distance((one, mine), (one.double(), exact))
+    assert error.loss == 0
+    assert error.gradient == pytest.approx(2**0.5 / (25 * (2**25 + 1)) ** 0.5, rel=1e-6)
+
+
+def gradients(loss, visual, audio):
+    return loss, *torch.autograd.grad(loss, (visual, audio))
+
+
+@pytest.mark.parametrize("positions", [(4, 3), (1, 1)])
+@pytest.mark.parametrize(
+    ("released", "ours"), [(released_form.fnac, FNACLoss), (released_form.nce, InfoNCE)]
+)
+def test_released_form_is_the_definition(released, ours, positions):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((9, 6, *positions), (9, 6))
+    visual, audio = (
+        (3 * torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_()
+        for shape in shapes
+    )
+    found = gradients(released(visual, audio), visual, audio)
+    wanted = gradients(ours(backend="dense")(visual, audio), visual, audio)
+    for left, right in zip(found, wanted):
+        torch.testing.assert_close(left, right, atol=1e-10, rtol=1e-10)
+
+
+def test_released_form_honours_autocast():
+    generator = torch.Generator().manual_seed(0)
+    visual = torch.randn(9, 6, 4, 3, generator=generator)
+    audio = torch.randn(9, 6, generator=generator)
+    dense = FNACLoss(backend="dense")
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, exact = released_form.fnac(visual, audio), dense(visual, audio)
+    assert exact == dense(visual, audio)
+    assert 1e-4 < abs(rounded / released_form.fnac(visual, audio) - 1) < 0.1
+
+
+def test_baselines_pass_the_gate_with_any_error(results, capsys):
+    assert run("--smoke", "--dtype", "bfloat16", "--implementations", "released", "blockwise",
+               "--output", results) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "dense does not run: needs about" in printed
+    assert "released differs from dense in float64: loss by" in printed
+    assert " x released  x compiled " in printed
+    errors = {row["implementation"]: float(row["gradient_error"]) for row in read(results)}
+    allowed = parity.tolerance(torch.bfloat16, "highest").gradient
+    assert errors["released"] > allowed >= errors["blockwise"]
+    backends = {row["implementation"]: row["backend"] for row in read(results)}
+    assert backends == {"released": "released", "blockwise": "blockwise"}
+
+
+@pytest.mark.parametrize("name", ["dense", "released"])
+def test_plain_form_beyond_the_memory_limit_is_reported(name, results, capsys):
+    assert run("--smoke", "--memory-limit", 1e-6, "--implementations", name, "blockwise",
+               "--output", results) == 0  # fmt: skip
+    printed = capsys.readouterr().out
+    assert f"{name} does not run: needs about" in printed
     assert "parity with blockwise in float64" in printed
-    assert "dense" not in {row["implementation"] for row in read(results)}
+    assert {row["implementation"] for row in read(results)} == {"blockwise"}
+
+
+def test_memory_of_a_plain_form_in_16_bits():
+    size = measuring.Size(1000, 1, 10, 10)
+    for backend, gigabytes in (("dense", 1.2), ("released", 0.6)):
+        for limit, fits in ((gigabytes + 0.01, True), (gigabytes - 0.01, False)):
+            options = loss_benchmark.parse(["--memory-limit", str(limit)])
+            reasons = implementations.needs_too_much(backend, size, torch.bfloat16, options)
+            assert (not reasons) == fits
 
 
 def test_nothing_can_run(results, capsys):
-    assert run("--smoke", "--implementations", "triton", "--output", results) == 1
-    assert "no implementation could run" in capsys.readouterr().err
+    names = ("triton", "triton-stream")
+    assert run("--smoke", "--implementations", *names, "--output", results) == 1
+    printed = capsys.readouterr()
+    for name in names:
+        reason = ops.unsupported_reasons(name, torch.ones(2, 2, 1, 1), torch.ones(2, 2))[0]
+        assert f"{name} does not run: {reason}" in printed.out
+    assert "parity" not in printed.out
+    assert "no implementation could run" in printed.err
     assert not results.exists()
 
 
@@ -131,8 +245,8 @@ def test_extra_memory_is_what_was_allocated():
     def criterion(visual, audio):
         return (visual.exp() * audio[:, None]).sum()
 
-    step = loss_benchmark.Step(criterion, visual, audio)
-    extra = loss_benchmark.extra_bytes(step)
+    step = measuring.Step(criterion, visual, audio)
+    extra = measuring.extra_bytes(step)
     exponentials = products = visual.nbytes
     assert extra["forward"] >= exponentials + products
     assert extra["forward"] <= exponentials + products + 1000
@@ -146,6 +260,7 @@ def test_extra_memory_is_what_was_allocated():
         (["--batch-sizes", "x"], "invalid positive value: 'x'"),
         (["--positions", "7"], "expected HxW, as in 7x7, got '7'"),
         (["--implementations", "magic"], "invalid choice: 'magic'"),
+        (["--matmul-precision", "medium"], "invalid choice: 'medium'"),
         (["--plot", "--output", "nowhere.csv"], "there is no file nowhere.csv"),
     ],
 )
@@ -170,7 +285,30 @@ def test_plot_of_another_file(tmp_path, capsys):
     assert not (tmp_path / "images").exists()
 
 
+def test_results_of_old_can_be_drawn(tmp_path):
+    old = loss_benchmark.ROOT / "benchmarks" / "results" / "loss_cpu.csv"
+    lines = [line.split(",") for line in old.read_text().splitlines()]
+    if "matmul_precision" in lines[0]:
+        column = lines[0].index("matmul_precision")
+        lines = [line[:column] + line[column + 1 :] for line in lines]
+    results = tmp_path / "loss.csv"
+    results.write_text("".join(",".join(line) + "\n" for line in lines))
+    plotting.draw(results, tmp_path)
+    assert "float32; " in (tmp_path / "time.svg").read_text()
+
+    lines = [[*line, "matmul_precision" if line is lines[0] else "high"] for line in lines]
+    results.write_text("".join(",".join(line) + "\n" for line in lines))
+    plotting.draw(results, tmp_path)
+    assert "float32 (high); " in (tmp_path / "time.svg").read_text()
+
+
+def test_every_implementation_has_a_style():
+    assert {*plotting.STYLES, "auto"} == {*implementations.IMPLEMENTATIONS}
+    styles = plotting.STYLES.values()
+    assert len({color for color, _ in styles}) == len({marker for _, marker in styles}) == 7
+
+
 def test_every_backend_is_measured():
-    backends = {one.backend for one in loss_benchmark.IMPLEMENTATIONS.values()}
-    assert backends == {*ops.BACKENDS, "auto"}
-    assert isinstance(loss_benchmark.LOSSES["fnac"](), FNACLoss)
+    backends = {one.backend for one in implementations.IMPLEMENTATIONS.values()}
+    assert backends == {*ops.BACKENDS, "auto", "released"}
+    assert isinstance(implementations.LOSSES["fnac"](), FNACLoss)

@@ -117,7 +117,7 @@ def test_examples_of_the_guides_are_true(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     results = (tmp_path / "doctest" / "output.txt").read_text(encoding="utf-8")
     documents = set(re.findall(r"^Document: (\w+)", results, flags=re.MULTILINE))
-    assert {"index", "quickstart", "theory", "metrics", "backends"} <= documents
+    assert {"index", "quickstart", "theory", "metrics", "numbers", "backends"} <= documents
 
 
 @pytest.mark.slow
@@ -193,10 +193,12 @@ def test_a_new_public_name_must_be_documented(
 
 
 def test_options_on_the_training_page_exist() -> None:
-    from avscenes.options import LOSSES, build_parser
+    from avscenes import arguments, evaluation_options
+    from avscenes.settings import LOSSES
 
     text = (DOCS / "training.md").read_text(encoding="utf-8")
-    known = set(re.findall(r"--[a-z][a-z-]+", build_parser().format_help()))
+    parsers = arguments.build_parser(), evaluation_options.build_parser()
+    known = {name for p in parsers for name in re.findall(r"--[a-z][a-z-]+", p.format_help())}
     launchers = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
     launchers |= {"--nodes", "--ntasks-per-node", "--kill-on-bad-exit"}
     named = set(re.findall(r"--[a-z][a-z-]+", text)) - {"--help"} - launchers

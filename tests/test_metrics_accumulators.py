@@ -10,7 +10,7 @@ from processes import Cluster
 from torchmetrics import MetricCollection
 
 from avcontrast import metrics
-from avcontrast.metrics import PROTOCOLS, _numerics
+from avcontrast.metrics import PROTOCOLS, _numerics, accumulators, protocols
 from avcontrast.metrics.accumulators import LocalizationMetric, MaskMetric, SilenceMetric
 
 METRICS = {
@@ -82,6 +82,20 @@ def test_silence_is_that_of_the_functions(size):
         "huge_success": none,
     }
     assert_same(found, expected, ("success", "accuracy"))
+
+
+def test_silence_resizes_each_map_once(monkeypatch):
+    resized = []
+
+    def spy(maps, *settings):
+        resized.append(len(maps))
+        return upsample(maps, *settings)
+
+    upsample = metrics.upsample
+    for module in (accumulators, protocols):
+        monkeypatch.setattr(module, "upsample", spy)
+    SilenceMetric().update(*samples("SilenceMetric"))
+    assert resized == [23]
 
 
 def test_success_of_each_size():

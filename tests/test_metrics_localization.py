@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from metric_cases import BOXES, RULES, box_map, bump, random_case, reference_ciou
 
 from avcontrast import metrics
-from avcontrast.metrics import _numerics
+from avcontrast.metrics import _numerics, _scoring
 
 
 @pytest.fixture
@@ -153,6 +153,42 @@ class TestConsensusIoU:
             monkeypatch.setattr(_numerics, "VALUES_PER_CHUNK", values)
             assert torch.equal(metrics.consensus_iou(maps, gt_maps, threshold), whole)
             assert torch.equal(metrics.ciou_ceiling(gt_maps, threshold), ceiling)
+
+    @pytest.mark.parametrize("threshold", RULES)
+    def test_an_expanded_map_is_one_map(self, generator, monkeypatch, threshold):
+        maps, gt_maps = random_case(generator, n=7)
+        maps = maps[:1].expand_as(gt_maps)
+        copies = metrics.consensus_iou(maps.clone(), gt_maps, threshold)
+        ranked = []
+
+        def spy(values, position):
+            ranked.append(len(values))
+            return exact(values, position)
+
+        exact = _scoring.order_statistic
+        monkeypatch.setattr(_scoring, "order_statistic", spy)
+        assert torch.equal(metrics.consensus_iou(maps, gt_maps, threshold), copies)
+        assert ranked == ([] if threshold == "fixed" else [1])
+        hits = metrics.pointing_accuracy(maps, gt_maps)
+        assert hits == metrics.pointing_accuracy(maps.clone(), gt_maps)
+
+    def test_nan_is_counted_in_the_whole_batch(self, generator, monkeypatch):
+        maps, gt_maps = random_case(generator, n=7)
+        maps[1, 2, 3] = maps[5, 0, 0] = float("nan")
+        maps[2, 0, 0], maps[3, 0, 0] = float("inf"), -float("inf")
+        monkeypatch.setattr(_numerics, "VALUES_PER_CHUNK", 1)
+        for metric in (metrics.consensus_iou, metrics.pointing_accuracy):
+            with pytest.raises(ValueError, match="got NaN in 2 of 7 maps"):
+                metric(maps, gt_maps)
+        with pytest.raises(ValueError, match="got NaN in 2 of 7 maps"):
+            metrics.map_confidence(maps)
+
+    def test_chunks_suit_the_device(self):
+        """The order statistic of 20 maps takes 12 MB, that of 334 takes 200 MB."""
+        pixels = 224 * 224
+        assert _numerics.rows_at_once(pixels, torch.device("cpu")) == 20
+        assert _numerics.rows_at_once(pixels, torch.device("cuda")) == 334
+        assert _numerics.rows_at_once(2**30, torch.device("cpu")) == 1
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_dtype_of_the_maps(self, generator, dtype):

@@ -386,7 +386,7 @@ def test_opcheck(store):
 def any_device(monkeypatch):
     """Let the front door choose the kernels for tensors of the CPU."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(ops, "_device_reasons", lambda visual: [])
+        monkeypatch.setattr(ops, "_lacking", lambda device: [])
 
 
 @pytest.mark.usefixtures("any_device")
@@ -407,9 +407,14 @@ def test_losses_by_name(loss, backend):
 
 
 @pytest.mark.usefixtures("any_device")
-def test_compiled_equals_eager():
+@pytest.mark.parametrize("backend", ["triton", "auto"])
+def test_compiled_equals_eager(backend, monkeypatch):
     torch.compiler.reset()
-    criterion = FNACLoss(backend="triton")
+    card = SimpleNamespace(total_memory=2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(ops, "SMALL_MAP_ELEMENTS", 0)
+    assert ops.select_backend(backend, *features(18)) == "triton"
+    criterion = FNACLoss(backend=backend)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager", dynamic=True)
     for b in (18, 17):
         visual, audio = (x.requires_grad_() for x in features(b))
@@ -431,20 +436,20 @@ def test_reasons():
     ]
     for backend in ("triton", "triton-stream"):
         assert ops.unsupported_reasons(backend, visual.double(), audio.double()) == wanted
-    on_gpu = SimpleNamespace(device=torch.device("cuda:0"))
+    card = torch.device("cuda:0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         patch.setattr(ops, "find_spec", lambda name: None)
-        assert ops._device_reasons(on_gpu) == [
+        assert ops._lacking(card) == [
             "the package triton is not installed",
             "cuda:0 has compute capability 7.5, it needs 8.0",
         ]
         patch.setattr(torch.version, "hip", "6.0")
-        assert ops._device_reasons(on_gpu) == ["visual is on an AMD GPU, it needs a CUDA device"]
+        assert ops._lacking(card) == ["visual is on an AMD GPU, it needs a CUDA device"]
 
 
 def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch):
-    monkeypatch.setattr(ops, "_device_reasons", lambda visual: [])
+    monkeypatch.setattr(ops, "_lacking", lambda device: [])
     visual, audio = torch.zeros(4096, 2, 4, 4), torch.zeros(4096, 2)
     for memory, processes, wanted in (
         (14 * 4096**2, 1, "triton"),

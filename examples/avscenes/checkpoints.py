@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ from torch import nn
 
 from avscenes.encoders import AudioEncoder, VisualEncoder, build_encoders
 from avscenes.errors import UserError
-from avscenes.reasons import reason_of
-from avscenes.records import load_checkpoint
+from avscenes.settings import defaults
+from avscenes.weights import is_released, load_released, read_weights, state_of
 
 
 class Trained(NamedTuple):
@@ -20,7 +21,7 @@ class Trained(NamedTuple):
 
     folder: Path  # of the run
     settings: dict[str, Any]
-    epoch: int  # counted from 1
+    epoch: int  # counted from 1; 0 when the file does not tell
     visual: VisualEncoder
     audio: AudioEncoder
 
@@ -28,21 +29,38 @@ class Trained(NamedTuple):
 def load_trained(path: Path, device: torch.device) -> Trained:
     """Return the encoders of a checkpoint in evaluation mode.
 
+    A checkpoint of the released FNAC or EZ-VSL code has no settings beside it; it gets those that
+    were published.
+
     Raises:
         UserError: When the checkpoint or the settings of its run are missing, cannot be read or do
             not belong together.
     """
     if not path.is_file():
         raise UserError(f"--checkpoint: there is no file {path}")
-    folder, settings = _read_settings(path)
-    try:
-        checkpoint = load_checkpoint(path)
-        state, epoch = dict(checkpoint["state_dict"]), int(checkpoint["epoch"]) + 1
-    except Exception as error:
-        # torch.load answers a file of another kind with many types of error.
-        raise UserError(
-            f"--checkpoint: {path} is no checkpoint of train_fnac.py: {reason_of(error)}"
-        ) from error
+    checkpoint = read_weights("--checkpoint", path)
+    state = state_of(checkpoint)
+    if is_released(state):
+        folder, settings = path.absolute().parent, defaults("vggsound")
+        visual, audio = build_encoders(settings["encoder"])
+        load_released(visual, audio, state, f"--checkpoint: {path}")
+        epoch = int(checkpoint.get("epoch", 0))
+    else:
+        folder, settings = _read_settings(path)
+        visual, audio, epoch = _own(path, checkpoint, state, folder, settings)
+    return Trained(folder, settings, epoch, visual.to(device).eval(), audio.to(device).eval())
+
+
+def _own(
+    path: Path,
+    checkpoint: Mapping[str, Any],
+    state: Mapping[str, Any],
+    folder: Path,
+    settings: Mapping[str, Any],
+) -> tuple[VisualEncoder, AudioEncoder, int]:
+    """Return the encoders of one of our checkpoints, and its epoch."""
+    if "epoch" not in checkpoint or not state:
+        raise UserError(f"--checkpoint: {path} is no checkpoint of train_fnac.py")
     try:
         visual, audio = build_encoders(
             settings["encoder"], settings["image_dropout"], settings.get("norm", "batch")
@@ -53,7 +71,7 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         raise UserError(
             f"--checkpoint: {path} does not fit the settings in {folder / 'config.json'}"
         ) from error
-    return Trained(folder, settings, epoch, visual.to(device).eval(), audio.to(device).eval())
+    return visual, audio, int(checkpoint["epoch"]) + 1
 
 
 def _read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -71,6 +89,6 @@ def _read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"--checkpoint: {config} holds no settings of a run") from error
 
 
-def _load(encoder: nn.Module, prefix: str, state: dict[str, Any]) -> None:
+def _load(encoder: nn.Module, prefix: str, state: Mapping[str, Any]) -> None:
     own = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
     encoder.load_state_dict(own)

@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avscenes.datasets import Key
-from avscenes.images import augmented_frame, load_frame, plain_frame
+from avscenes.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame
 from avscenes.reasons import reason_of
-from avscenes.recipes import FNAC, Recipe
 from avscenes.sampling import generator_for
 from avscenes.specaugment import spec_augment
 from avscenes.spectrogram import published_spectrogram
+from avscenes.transforms import FNAC, Transform
 from avscenes.waves import SAMPLE_RATE, load_wave
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -82,12 +82,12 @@ def clips_in(root: Path, names: Iterable[str], sounds: Iterable[str] | None = No
     ]
 
 
-def _decode(clip: Clip, seconds: int) -> tuple[Image.Image, Tensor]:
+def _decode(clip: Clip, seconds: int, least: int | None = None) -> tuple[Image.Image, Tensor]:
     if not clip.frame.is_file():
         raise FileNotFoundError(f"no frame {clip.frame.with_suffix('')}.jpg or .png")
     if not clip.sound.is_file():
         raise FileNotFoundError(f"no sound {clip.sound}")
-    return load_frame(clip.frame), load_wave(clip.sound, seconds)
+    return load_frame(clip.frame, least), load_wave(clip.sound, seconds)
 
 
 def fault_of(clip: Clip, seconds: int) -> str | None:
@@ -101,13 +101,13 @@ def fault_of(clip: Clip, seconds: int) -> str | None:
 
 
 def check_files(
-    split: str, clips: Sequence[Clip], workers: int, recipe: Recipe = FNAC
+    split: str, clips: Sequence[Clip], workers: int, transform: Transform = FNAC
 ) -> list[Skipped]:
     """Decode every clip once and return those that cannot be used, in the order of the list."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
         faults = list(
             tqdm(
-                pool.map(lambda clip: fault_of(clip, recipe.seconds), clips),
+                pool.map(lambda clip: fault_of(clip, transform.seconds), clips),
                 total=len(clips),
                 desc=f"checking {split} clips",
                 leave=False,
@@ -124,11 +124,11 @@ def check_files(
 class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
     """Images [3, 224, 224] and spectrograms [1, 257, frames] of clips that have been checked."""
 
-    def __init__(self, clips: Sequence[Clip], seed: int, recipe: Recipe = FNAC) -> None:
+    def __init__(self, clips: Sequence[Clip], seed: int, transform: Transform = FNAC) -> None:
         self.files = list(clips)
         self.clips = [clip.name for clip in clips]
         self.seed = seed
-        self.recipe = recipe
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.files)
@@ -136,7 +136,9 @@ class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         clip = self.files[key if isinstance(key, int) else key[1]]
         try:
-            image, wave = _decode(clip, self.recipe.seconds)
+            # In a test every pixel is decoded; training, which crops at random, can do with fewer.
+            least = None if isinstance(key, int) else SHORT_SIDE
+            image, wave = _decode(clip, self.transform.seconds, least)
         except Exception as error:
             raise RuntimeError(
                 f"clip {clip.name} in {clip.frame.parent} was readable at the start of the run and "
@@ -147,11 +149,11 @@ class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
             return plain_frame(image), spectrogram
         generator = generator_for(self.seed, *key)
         pixels = augmented_frame(image, generator)
-        if self.recipe.widest_mask:
+        if self.transform.widest_mask:
             spectrogram = spec_augment(
                 spectrogram,
                 generator,
-                widest=self.recipe.widest_mask,
-                legacy=self.recipe.legacy_masks,
+                widest=self.transform.widest_mask,
+                legacy=self.transform.legacy_masks,
             )
         return pixels, spectrogram

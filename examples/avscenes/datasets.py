@@ -8,6 +8,7 @@ the same sample in every process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,28 +17,50 @@ from torch.utils.data import DataLoader, Dataset
 
 from avcontrast import metrics
 from avscenes.augmentation import flip_and_shift, scale_images
+from avscenes.images import load_mask
 from avscenes.sampling import EpochOrder, generator_for, own_part
 from avscenes.scenes import SIZE, SceneSet
 from avscenes.specaugment import spec_augment
 
 Key = int | tuple[int, int]
 PairDataset = Dataset[tuple[Tensor, Tensor]]
+# Scenes and the choice of held-out clips are the same in every run, so that runs can be compared.
+DATA_SEED = 0
 
 
 class LabelledSet(NamedTuple):
-    """A labelled test set: the only place where labels and boxes are known."""
+    """A labelled test set: the only place where labels and true places are known."""
 
     pairs: PairDataset
     labels: Tensor  # int64 [n]
     class_names: list[str]
     boxes: list[Tensor]  # one [k, 4] for each sample, x0, y0, x1, y1 in shares of the image
     image_size: int
+    masks: Sequence[Path | None] = ()  # of each sample, or none at all; a mask replaces boxes
+    silent: frozenset[int] = frozenset()  # rows where the source of the sound is not in the image
+    consensus: int = 1  # boxes that make a pixel certain
+
+    @property
+    def visible(self) -> Tensor:
+        """Whether the source of each sound is in its image, bool [n]."""
+        return torch.tensor([row not in self.silent for row in range(len(self.labels))])
+
+    def truth(self, row: int) -> Tensor:
+        """Return the ground-truth map of a sample [image_size, image_size].
+
+        Raises:
+            Exception: Of any kind, when its mask cannot be read.
+        """
+        mask = self.masks[row] if self.masks else None
+        if mask is None:
+            return metrics.ground_truth_map(self.boxes[row], self.image_size, self.consensus)
+        if not mask.is_file():
+            raise FileNotFoundError(f"no mask {mask}")
+        return load_mask(mask, self.image_size)
 
     def ground_truth(self, rows: Sequence[int]) -> Tensor:
         """Return the ground-truth maps [len(rows), image_size, image_size]."""
-        return torch.stack(
-            [metrics.ground_truth_map(self.boxes[row], self.image_size) for row in rows]
-        )
+        return torch.stack([self.truth(row) for row in rows])
 
 
 class Data(NamedTuple):

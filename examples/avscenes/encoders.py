@@ -7,12 +7,8 @@ weights load. Its `bn1` and `bn2` keep their names when they are group normalisa
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-
-from avscenes.errors import UserError
 
 Norm = Callable[[int], nn.Module]
 
@@ -81,6 +77,10 @@ class ResNet18(nn.Module):
         self.layer2 = _stage(64, 128, 2, norm)
         self.layer3 = _stage(128, 256, 2, norm)
         self.layer4 = _stage(256, 512, 2, norm)
+        # As torchvision draws them.
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [b, in_channels, h, w] to [b, 512, h / 32, w / 32]."""
@@ -174,38 +174,7 @@ def build_encoders(
         return visual, audio
     visual = VisualEncoder(ResNet18(norm=layer), 512, image_dropout)
     audio = AudioEncoder(ResNet18(1, layer), 512)
-    initialise(visual)
+    # The image network keeps its own, which ImageNet weights are to replace.
+    initialise(visual.projection)
     initialise(audio)
     return visual, audio
-
-
-def load_image_weights(trunk: ResNet18, path: Path) -> None:
-    """Load torchvision's ResNet-18 state dict; its classifier is left out, anything else must fit.
-
-    Raises:
-        UserError: When the file cannot be read or is not a ResNet-18.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load answers a file of another kind with many types of error.
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--image-weights: cannot read {path}: {reason}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"--image-weights: {path} holds no state dict but a {type(state).__name__}")
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    try:
-        trunk.load_state_dict(state)
-    except RuntimeError as error:
-        expected = trunk.state_dict()
-        wrong = sorted(
-            name
-            for name in expected.keys() | state.keys()
-            if name not in expected
-            or name not in state
-            or expected[name].shape != getattr(state[name], "shape", None)
-        )
-        raise UserError(
-            f"--image-weights: {path} is not a ResNet-18 with torchvision's names: "
-            f"{len(wrong)} entries are missing, unknown or of another shape, first {wrong[0]!r}"
-        ) from error

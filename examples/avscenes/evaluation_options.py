@@ -12,14 +12,22 @@ import torch
 from avcontrast import metrics
 from avscenes.errors import UserError
 from avscenes.objects import mixes_absolute
-from avscenes.options import BY_DATASET, COMMON, OneLineParser, flag
-from avscenes.testsets import DATASETS, FOLDER_OPTIONS
+from avscenes.one_line import OneLineParser
+from avscenes.settings import BY_DATASET, COMMON, flag
+from avscenes.testsets import KINDS
 
 DESCRIPTION = """\
 Evaluate a checkpoint of train_fnac.py on a test set, or draw the heat map of one image and sound.
 
 What is not given is as in the run of the checkpoint."""
-_FROM_RUN = (*FOLDER_OPTIONS, "test_size", "max_missing", "batch_size", "workers")
+_FILES = {
+    "test_root": "folder with images and sounds",
+    "test_list": "ids, one a line (vggss_test.csv); for avsbench the table of videos",
+    "annotations": "vggss.json; for flickr the folder of ID.xml; for is3 the list of boxes",
+    "silent_list": "pairs without a visible source (vggss_test_plus_silent.csv)",
+    "other_half": "test list of the other half of an open set, which must share no class",
+}
+_FROM_RUN = (*_FILES, "test_size", "max_missing", "batch_size", "workers")
 
 
 def _number(kind: Callable[[str], float], least: float, most: float, expected: str) -> Any:  # noqa: ANN401
@@ -53,14 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=Path,
         required=True,
-        help="RUN/checkpoints/best.ckpt, say; the settings are read from RUN/config.json",
+        help="RUN/checkpoints/best.ckpt, say, with its settings in RUN/config.json; or one of the "
+        "released FNAC or EZ-VSL code, which needs none",
     )
     add(
         "--protocol",
         choices=list(metrics.PROTOCOLS),
-        default="ezvsl-test",
         metavar="NAME",
-        help=f"one of {', '.join(metrics.PROTOCOLS)} (default: ezvsl-test)",
+        help=f"one of {', '.join(metrics.PROTOCOLS)} (default: slavc-test for extended sets, "
+        "alignment for is3, ezvsl-test for all others)",
     )
     add("--object-weights", type=Path, help="torchvision's ResNet-18 weights; adds OGL and the mix")
     add(
@@ -76,10 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     tests = parser.add_argument_group("a test set")
     add = tests.add_argument
-    add("--dataset", choices=list(DATASETS), help="(default: that of the run)")
-    add("--test-root", type=Path, help="folder with frames/ and audio/")
-    add("--test-list", type=Path, help="ids, one a line (vggss_test.csv)")
-    add("--annotations", type=Path, help="classes and boxes (vggss.json)")
+    add(
+        "--dataset",
+        choices=list(KINDS),
+        metavar="NAME",
+        help=f"one of {', '.join(KINDS)} (default: that of the run)",
+    )
+    for name, text in _FILES.items():
+        takers = [kind for kind, what in KINDS.items() if name in what.needs + what.may_have]
+        add(flag(name), type=Path, help=f"{text} ({', '.join(takers)})")
     add("--test-size", type=_COUNT, help="number of test pairs")
     add("--max-missing", type=_SHARE, help="stop when more than this share is unreadable")
     add("--output-dir", type=Path, help="(default: RUN/evaluation-DATASET-PROTOCOL)")
@@ -103,21 +117,31 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("image", "sound", "output"):
         if given and name not in given:
             raise UserError(f"{flag(given[0])} needs {flag(name)}")
+    for name in ("dataset", *_FILES, "test_size", "max_missing", "output_dir"):
+        if given and getattr(options, name) is not None:
+            raise UserError(f"{flag(name)} is for a test set and does not go with {flag(given[0])}")
     if given and options.output.suffix.lower() != ".png":
         raise UserError(f"--output: must end in .png, got {options.output}")
     if options.object_share is not None and options.object_weights is None:
         raise UserError("--object-share needs --object-weights")
-    if options.object_share is None:
-        options.object_share = 0.1 if mixes_absolute(options.protocol) else 0.6
     options.device = _device(options.device)
+    if given:
+        _choose_protocol(options, "ezvsl-test")
     return options
 
 
+def _choose_protocol(options: argparse.Namespace, default: str) -> None:
+    options.protocol = options.protocol or default
+    if options.object_share is None:
+        options.object_share = 0.1 if mixes_absolute(options.protocol) else 0.6
+
+
 def complete(options: argparse.Namespace, folder: Path, settings: dict[str, Any]) -> None:
-    """Fill in what was not given: from the run if it was tested on this data set, or its defaults.
+    """Fill in what was not given: from the run if its data are those of the test set, or defaults.
 
     Raises:
-        UserError: When the data set does not suit the checkpoint or lacks an option.
+        UserError: When the data set does not suit the checkpoint, lacks an option or has one that
+            does not belong to it.
     """
     trained_on = settings["dataset"]
     options.dataset = options.dataset or trained_on
@@ -126,21 +150,23 @@ def complete(options: argparse.Namespace, folder: Path, settings: dict[str, Any]
             f"--dataset {options.dataset}: the checkpoint was trained on {trained_on}, whose "
             "images and spectrograms are others"
         )
-    if options.dataset not in DATASETS:
+    if options.dataset not in KINDS:
         raise UserError(
             f"--dataset: the checkpoint was trained on {trained_on}; name the test data, "
-            f"one of {', '.join(DATASETS)}"
+            f"one of {', '.join(KINDS)}"
         )
-    for name in FOLDER_OPTIONS:
-        if options.dataset == "synthetic" and getattr(options, name) is not None:
-            raise UserError(f"{flag(name)} needs --dataset vggsound")
-    defaults = {**COMMON, **BY_DATASET[options.dataset]}
-    known = settings if options.dataset == trained_on else defaults
+    kind = KINDS[options.dataset]
+    for name in _FILES:
+        if name not in kind.needs + kind.may_have and getattr(options, name) is not None:
+            raise UserError(f"--dataset {options.dataset} takes no {flag(name)}")
+    defaults = {**COMMON, **BY_DATASET[kind.like or "vggsound"]}
+    known = {**defaults, **settings} if kind.like == trained_on else defaults
     for name in _FROM_RUN:
         if getattr(options, name) is None:
-            setattr(options, name, known.get(name, defaults[name]))
-        if name in FOLDER_OPTIONS and options.dataset != "synthetic" and not getattr(options, name):
+            setattr(options, name, known.get(name))
+        if name in kind.needs and not getattr(options, name):
             raise UserError(f"--dataset {options.dataset} needs {flag(name)}")
+    _choose_protocol(options, kind.protocol)
     if options.output_dir is None:
         options.output_dir = folder / f"evaluation-{options.dataset}-{options.protocol}"
 

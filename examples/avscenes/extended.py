@@ -29,7 +29,7 @@ def read_silent_pairs(option: str, path: Path) -> list[Pair]:
     Rows labelled `sounding` are clips of the base test set and left to its own list.
 
     Raises:
-        UserError: When the file cannot be read or has another form.
+        UserError: When the file cannot be read, has another form, or no such row.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
@@ -47,6 +47,8 @@ def read_silent_pairs(option: str, path: Path) -> list[Pair]:
             )
         if row[2] == "non-sounding":
             pairs.append(Pair(row[0], row[1]))
+    if not pairs:
+        raise UserError(f"{option}: {path} has no row labelled non-sounding")
     return pairs
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from avscenes.clips import ClipPairs, Skipped, check_files, clips_in
 from avscenes.errors import UserError
 from avscenes.reasons import reason_of
-from avscenes.recipes import FNAC, Recipe
+from avscenes.transforms import FNAC, Transform
 
 
 class Annotation(NamedTuple):
@@ -81,9 +81,9 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
     return annotations
 
 
-def check_layout(option: str, root: Path) -> None:
-    """Raise `UserError` unless `root` has the folders `frames` and `audio`."""
-    for folder in (root, root / "frames", root / "audio"):
+def check_layout(option: str, root: Path, folders: Sequence[str] = ("frames", "audio")) -> None:
+    """Raise `UserError` unless `root` is a folder with these folders."""
+    for folder in (root, *(root / name for name in folders)):
         if not folder.is_dir():
             raise UserError(f"{option}: there is no folder {folder}")
 
@@ -91,13 +91,15 @@ def check_layout(option: str, root: Path) -> None:
 class ClipDataset(ClipPairs):
     """Frames [3, 224, 224] and spectrograms [1, 257, 200] of clips that have been checked."""
 
-    def __init__(self, root: Path, clips: Sequence[str], seed: int, recipe: Recipe = FNAC) -> None:
-        super().__init__(clips_in(root, clips), seed, recipe)
+    def __init__(
+        self, root: Path, clips: Sequence[str], seed: int, transform: Transform = FNAC
+    ) -> None:
+        super().__init__(clips_in(root, clips), seed, transform)
         self.root = root
 
 
 def check_clips(
-    split: str, root: Path, clips: Iterable[str], workers: int, recipe: Recipe = FNAC
+    split: str, root: Path, clips: Iterable[str], workers: int, transform: Transform = FNAC
 ) -> list[Skipped]:
     """Decode every clip once and return those that cannot be used, in the order of the list."""
-    return check_files(split, clips_in(root, clips), workers, recipe)
+    return check_files(split, clips_in(root, clips), workers, transform)

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from avcontrast import metrics
 from avcontrast.metrics import Protocol
-from avscenes.encoders import ResNet18, load_image_weights
-from avscenes.errors import UserError
+from avscenes.encoders import ResNet18
 from avscenes.images import IMAGE_SIZE
+from avscenes.weights import load_image_weights
 
 # SLAVC divides object maps by this before it mixes them with cosines that lie between 0 and 1.
 _SLAVC_SCALE = 2.5
@@ -28,11 +28,7 @@ def load_object_network(path: Path, device: torch.device) -> ResNet18:
         UserError: When the file cannot be read or is not a ResNet-18.
     """
     network = ResNet18()
-    try:
-        load_image_weights(network, path)
-    except UserError as error:
-        message = str(error).replace("--image-weights", "--object-weights", 1)
-        raise UserError(message) from error
+    load_image_weights(network, path, "--object-weights")
     return network.requires_grad_(False).to(device).eval()
 
 

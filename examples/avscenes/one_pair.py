@@ -22,7 +22,7 @@ from avscenes.encoders import ResNet18
 from avscenes.errors import UserError
 from avscenes.images import IMAGE_SIZE, load_frame, plain_frame
 from avscenes.objects import heat_maps, object_maps
-from avscenes.overlays import Picture, bare, show_heat
+from avscenes.overlays import Picture, bare, shorten, show_heat
 from avscenes.reasons import reason_of
 from avscenes.scenes import SIZE
 from avscenes.spectrogram import log_frequency_spectrogram, published_spectrogram
@@ -64,7 +64,8 @@ def draw_pair(
         **({"object map (OGL), no sound": heats["ogl"]} if "ogl" in heats else {}),
         **({f"mix, {options.object_share:.0%} of it OGL": heats["mix"]} if "mix" in heats else {}),
     }
-    title = f"Where {Path(options.sound).name} comes from in {Path(options.image).name}"
+    names = [shorten(Path(path).stem, 20) for path in (options.sound, options.image)]
+    title = "Where {} comes from in {}".format(*names)
     _draw(Path(options.output), frame, {k: heat[0].cpu() for k, heat in named.items()}, title)
 
 

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from avcontrast import functional, metrics
 from avscenes import figure_style as style
 from avscenes.datasets import LabelledSet
-from avscenes.evaluation import THRESHOLDS, Evaluation, Features
+from avscenes.evaluation import Evaluation
+from avscenes.overlays import as_picture, cut_of, draw_truth, legend, shorten, show_heat
+from avscenes.retrieval import Features
 
 _CURVES = {
     "loss": "total loss",
@@ -42,7 +41,8 @@ def draw_all(
     draw_learning_curves(output / "learning_curves.png", history, settings.warmup_epochs, name)
     draw_localisation(output / "localization.png", test, tested, name)
     draw_adjacency(output / "adjacency.png", test, tested.features, settings.temperature, name)
-    draw_similarity(output / "similarity.png", test, tested.features, name)
+    if len(test.class_names) > 1:
+        draw_similarity(output / "similarity.png", test, tested.features, name)
 
 
 def draw_learning_curves(
@@ -90,21 +90,15 @@ def _marker(epochs: list[float]) -> str:
     return "o" if len(epochs) < 3 else ""
 
 
-def _as_picture(image: Tensor) -> NDArray[np.float32]:
-    """Stretch a normalised image [3, h, w] to [0, 1] for display."""
-    low, high = image.amin(), image.amax()
-    picture: NDArray[np.float32] = (
-        ((image - low) / (high - low).clamp(min=1e-6)).movedim(0, -1).numpy()
-    )
-    return picture
-
-
 def draw_localisation(path: Path, test: LabelledSet, tested: Evaluation, name: str) -> None:
     """Draw test images of different classes with heat map, true boxes and the predicted quarter.
 
-    The images are the first ones of up to twelve classes; none is picked for its result.
+    The images are the first ones of up to twelve classes, or, where there are no classes, twelve
+    spread evenly over the test; none is picked for its result.
     """
     rows = [int((test.labels == label).nonzero()[0]) for label in torch.unique(test.labels)]
+    if len(rows) == 1:
+        rows = list(range(len(test.labels)))
     if len(rows) > 12:
         rows = [rows[index] for index in np.linspace(0, len(rows) - 1, 12).round().astype(int)]
     features = Features(*(part[rows] for part in tested.features))
@@ -120,40 +114,14 @@ def draw_localisation(path: Path, test: LabelledSet, tested: Evaluation, name: s
             axis.axis("off")
         for place, row in enumerate(rows):
             plain, overlaid = grid[place // columns, place % columns * 2 :][:2]
-            picture = _as_picture(test.pairs[row][0])
-            label = test.class_names[int(test.labels[row])]
+            picture = as_picture(test.pairs[row][0])
             plain.imshow(picture)
-            plain.set_title(_shorten(label), fontsize=8)
-            overlaid.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1.3)
-            overlaid.imshow(heat[place].numpy(), cmap=style.HEAT, alpha=0.6)
+            plain.set_title(shorten(test.class_names[int(test.labels[row])], 21), fontsize=8)
+            show_heat(overlaid, picture, heat[place], cut_of(heat[place], 0.75, 0.0))
             overlaid.set_title(f"cIoU {tested.ciou[row]:.2f}", fontsize=8, fontweight="normal")
-            cut = heat[place].flatten().quantile(THRESHOLDS["quarter"]).item()
-            overlaid.contour(heat[place].numpy(), [cut], colors=style.SKY, linewidths=1.8)
             for axis in (plain, overlaid):
-                _draw_boxes(axis, test.boxes[row], size)
-        figure.legend(
-            handles=[
-                Line2D([], [], color="white", lw=2, ls="--", label="true box"),
-                Line2D([], [], color=style.SKY, lw=2, label="predicted: top quarter of the map"),
-            ],
-            loc="outside lower left",
-            ncols=2,
-            labelcolor="white",
-            facecolor=style.INK,
-            frameon=True,
-        )
-
-
-def _shorten(label: str) -> str:
-    return label if len(label) <= 21 else f"{label[:20]}…"
-
-
-def _draw_boxes(axis: Axes, boxes: Tensor, size: int) -> None:
-    for x0, y0, x1, y1 in (boxes.clamp(0, 1) * size - 0.5).tolist():
-        for colour, line, width in ((style.INK, "-", 2.2), ("white", "--", 1.2)):
-            axis.add_patch(
-                Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, ls=line, lw=width)
-            )
+                draw_truth(axis, test, row, size, size)
+        legend(figure, "true box", "predicted: top quarter of the map")
 
 
 def _ordered_by_class(labels: Tensor, most: int = 96) -> Tensor:
@@ -167,7 +135,7 @@ def _ordered_by_class(labels: Tensor, most: int = 96) -> Tensor:
 def draw_adjacency(
     path: Path, test: LabelledSet, features: Features, temperature: float, name: str
 ) -> None:
-    """Draw the three row-wise softmax matrices of FNAC for a batch that is ordered by class."""
+    """Draw the three row-wise softmax matrices of FNAC for a batch, ordered by class."""
     rows = _ordered_by_class(test.labels)
     visual, audio = features.visual[rows], features.audio[rows]
     pooled = F.normalize(visual, dim=1).mean(dim=(-2, -1))
@@ -178,8 +146,9 @@ def draw_adjacency(
     }
     labels = test.labels[rows]
     edges = ((labels[1:] != labels[:-1]).nonzero().flatten() + 0.5).tolist()
+    order = " by class" if len(test.class_names) > 1 else ""
     with style.figure(path, 10.5, 3.7) as figure:
-        figure.suptitle(f"Adjacency, {len(rows)} test pairs by class ({name})", x=0.012, ha="left")
+        figure.suptitle(f"Adjacency, {len(rows)} test pairs{order} ({name})", x=0.012, ha="left")
         for axis, (title, matrix) in zip(figure.subplots(1, 3), matrices.items(), strict=True):
             same = (labels[:, None] == labels).to(matrix)
             share = (matrix * same).sum(dim=1).mean()
@@ -191,14 +160,15 @@ def draw_adjacency(
             axis.grid(False)
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.set_xlabel(f"{share:.0%} of a row lies in its own class")
+            if order:
+                axis.set_xlabel(f"{share:.0%} of a row lies in its own class")
             for edge in edges:
                 axis.axhline(edge, color="white", lw=0.3)
                 axis.axvline(edge, color="white", lw=0.3)
             bar = figure.colorbar(shown, ax=axis, shrink=0.72, pad=0.02, extend="max")
             bar.ax.tick_params(labelsize=7)
             bar.outline.set_visible(False)
-        figure.axes[0].set_ylabel("rows: samples by class")
+        figure.axes[0].set_ylabel(f"rows: samples{order}")
 
 
 def draw_similarity(path: Path, test: LabelledSet, features: Features, name: str) -> None:

@@ -18,11 +18,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avscenes.errors import UserError
+from avscenes.one_line import OneLineParser
 from avscenes.reasons import printable, reason_of
 from avscenes.videos import encode_jpeg, encode_wav, read_frame, read_sound
 from avscenes.whole_files import partial_path, write_whole
@@ -182,11 +183,6 @@ def report(summary: Summary, out: Path) -> str:
     return "\n".join(lines)
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
@@ -195,7 +191,7 @@ def _count(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 0 when all is done, 1 when some failed, 2 for wrong usage."""
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="prepare",
         description="Make frames/ID.jpg and audio/ID.wav from video files.",
         allow_abbrev=False,

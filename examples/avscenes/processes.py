@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -41,6 +43,19 @@ def check_launcher(devices: int, num_nodes: int) -> None:
             except (ValueError, RuntimeError) as error:
                 raise UserError(f"--devices or --num-nodes: {error}") from error
             return
+
+
+def describe_processes(settings: argparse.Namespace, trainer: Trainer) -> None:
+    """Say how several processes share the work, and what they do not share."""
+    world = trainer.world_size
+    if world == 1:
+        return
+    say(f"{world} processes: {settings.batch_size // world} of {settings.batch_size} pairs each")
+    if settings.norm == "batch" and trainer.strategy.root_device.type == "cpu":
+        say(
+            "batch norm sees the pairs of its own process only: torch synchronises it on GPUs, "
+            "not on CPUs; --norm group does not depend on the number of processes"
+        )
 
 
 def rows_of_all(rows: Tensor, world: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Turns the settings of a run into data: synthetic scenes, or the clips of VGG-Sound and VGG-SS."""
+"""Turns the settings of a run into data: synthetic scenes, or clips of VGG-Sound or Flickr."""
 
 from __future__ import annotations
 
@@ -10,25 +10,17 @@ from pathlib import Path
 
 import torch
 
-from avcontrast import metrics
+from avscenes.annotated import annotated_set, labelled_set
 from avscenes.clips import Skipped
-from avscenes.datasets import Data, LabelledSet, SceneDataset, scene_test_set
+from avscenes.datasets import DATA_SEED, Data, SceneDataset, scene_test_set
 from avscenes.errors import UserError
-from avscenes.folders import (
-    ClipDataset,
-    check_clips,
-    check_layout,
-    read_annotations,
-    read_ids,
-)
-from avscenes.images import IMAGE_SIZE
+from avscenes.folders import ClipDataset, check_clips, check_layout, read_ids
 from avscenes.options import check_split
 from avscenes.overlap import check_overlap
 from avscenes.sampling import generator_for
 from avscenes.scenes import CLASSES, class_name, make_scenes
-
-# Scenes and the choice of held-out clips are the same in every run, so that runs can be compared.
-DATA_SEED = 0
+from avscenes.testsets import KINDS
+from avscenes.transforms import TRANSFORMS
 
 
 def synthetic_data(settings: argparse.Namespace) -> Data:
@@ -47,7 +39,7 @@ def synthetic_data(settings: argparse.Namespace) -> Data:
     )
 
 
-def vggsound_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, list[Skipped]]:
+def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, list[Skipped]]:
     """Read the lists, check every file and return the data and the clips that are left out.
 
     Args:
@@ -58,17 +50,13 @@ def vggsound_data(settings: argparse.Namespace, known: Path | None) -> tuple[Dat
     Raises:
         UserError: When folders, lists or annotations are missing, or too many clips are.
     """
-    train_root, test_root = Path(settings.data_root), Path(settings.test_root)
-    check_layout("--data-root", train_root)
-    check_layout("--test-root", test_root)
+    root, transform = Path(settings.data_root), TRANSFORMS[settings.transform]
+    # Flickr's files may lie side by side.
+    check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
+    kind = KINDS[settings.dataset]
     train_ids = read_ids("--train-list", Path(settings.train_list))
-    test_ids = read_ids("--test-list", Path(settings.test_list))
-    annotations = read_annotations(Path(settings.annotations))
-    unknown = [
-        Skipped("test", clip, "no entry in --annotations")
-        for clip in test_ids
-        if clip not in annotations
-    ]
+    assert kind.read is not None, "scenes have no files"
+    samples = kind.read(settings)
 
     # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
     order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
@@ -80,23 +68,28 @@ def vggsound_data(settings: argparse.Namespace, known: Path | None) -> tuple[Dat
             f"--batch-size {settings.batch_size} is larger than the {len(rest)} clips of "
             f"--train-list that --validation-size {settings.validation_size} leaves to train on"
         )
-    test_ids = test_ids[: settings.test_size]
+    test_ids = [sample.clip.name for sample in samples]
     check_overlap(train_ids, test_ids, allow=settings.allow_overlap)
 
     if known is not None and known.is_file():
         with known.open(newline="", encoding="utf-8") as file:
             skipped = [Skipped(**row) for row in csv.DictReader(file)]
+        faults = {entry.clip for entry in skipped if entry.split == "test"}
+        usable = [sample for sample in samples if sample.clip.name not in faults]
+        test = labelled_set(usable, consensus=kind.consensus, transform=transform)
     else:
-        annotated = [clip for clip in test_ids if clip in annotations]
+        # First, because an annotation that is wrong needs no look at any training clip.
+        test, lost = annotated_set(
+            samples, settings.workers, consensus=kind.consensus, transform=transform
+        )
         skipped = [
-            *check_clips("train", train_root, rest, settings.workers),
-            *check_clips("validation", train_root, held_out, settings.workers),
-            *check_clips("test", test_root, annotated, settings.workers),
-            *(entry for entry in unknown if entry.clip in test_ids),
+            *check_clips("train", root, rest, settings.workers, transform),
+            *check_clips("validation", root, held_out, settings.workers, transform),
+            *lost,
         ]
     train = _without(skipped, "train", "--train-list", rest, settings.max_missing)
     validation = _without(skipped, "validation", "--train-list", held_out, settings.max_missing)
-    test = _without(skipped, "test", "--test-list", test_ids, settings.max_missing)
+    tested = _without(skipped, "test", "--test-list", test_ids, settings.max_missing)
     if settings.batch_size > len(train):
         raise UserError(
             f"--batch-size {settings.batch_size} is larger than the {len(train)} readable clips of "
@@ -105,26 +98,14 @@ def vggsound_data(settings: argparse.Namespace, known: Path | None) -> tuple[Dat
     if len(validation) < settings.batch_size:
         what = f"--validation-size: {len(validation)} readable clips"
         check_split(what, len(validation), vars(settings))
-    for clip in test:
-        try:
-            metrics.ground_truth_map(annotations[clip].boxes, 1)
-        except ValueError as error:
-            raise UserError(f"--annotations: {clip}: {error}") from error
-    class_names = sorted({annotations[clip].class_name for clip in test})
     data = Data(
-        train=ClipDataset(train_root, train, settings.seed),
-        validation=ClipDataset(train_root, validation, settings.seed),
-        test=LabelledSet(
-            pairs=ClipDataset(test_root, test, settings.seed),
-            labels=torch.tensor([class_names.index(annotations[clip].class_name) for clip in test]),
-            class_names=class_names,
-            boxes=[torch.tensor(annotations[clip].boxes).reshape(-1, 4) for clip in test],
-            image_size=IMAGE_SIZE,
-        ),
+        train=ClipDataset(root, train, settings.seed, transform),
+        validation=ClipDataset(root, validation, settings.seed, transform),
+        test=test,
         train_size=len(train),
         validation_size=len(validation),
-        test_ids_in_training=len({*train, *validation} & set(test)),
-        digest=hashlib.sha256(repr((train, validation, test)).encode()).hexdigest(),
+        test_ids_in_training=len(check_overlap([*train, *validation], tested, allow=True)),
+        digest=hashlib.sha256(repr((train, validation, tested)).encode()).hexdigest(),
     )
     return data, skipped
 

@@ -1,27 +1,24 @@
-"""Test data by themselves, for a model that is trained already."""
+"""Every test set by its name: what it needs, how it is read, and which figures it is made for."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-
-from avcontrast import metrics
-from avscenes.clips import ClipPairs, Skipped, clips_in
-from avscenes.datasets import LabelledSet, PairDataset, scene_test_set
-from avscenes.errors import UserError
+from avscenes.annotated import Sample, labelled_set, without_faults
+from avscenes.avsbench import ms3_samples, read_split, s4_samples
+from avscenes.clips import Skipped
+from avscenes.datasets import DATA_SEED, LabelledSet, scene_test_set
+from avscenes.extended import read_silent_pairs, silent_samples
+from avscenes.flickr import CONSENSUS, flickr_samples
 from avscenes.folders import check_layout, read_annotations, read_ids
-from avscenes.images import IMAGE_SIZE
-from avscenes.reasons import reason_of
+from avscenes.is3 import is3_samples, read_entries
 from avscenes.scenes import CLASSES, class_name, make_scenes
-from avscenes.sources import DATA_SEED
+from avscenes.vggss import check_open_set, vggss_samples
 
-DATASETS = ("synthetic", "vggsound")
-FOLDER_OPTIONS = ("test_root", "test_list", "annotations")
+Options = argparse.Namespace
 
 
 class NamedTests(NamedTuple):
@@ -32,98 +29,116 @@ class NamedTests(NamedTuple):
     skipped: list[Skipped]
 
 
-class Batch(NamedTuple):
-    """Samples that could be read, and the rows and reasons of those that could not."""
+class Kind(NamedTuple):
+    """What a test set takes from the command line, and how it is tested."""
 
-    rows: list[int]
-    images: Tensor  # [b, 3, height, width]
-    spectrograms: Tensor  # [b, 1, frequencies, frames]
-    broken: list[tuple[int, str]]
+    read: Callable[[Options], list[Sample]] | None  # None for scenes, which are made
+    needs: tuple[str, ...] = ("test_root", "test_list", "annotations")
+    may_have: tuple[str, ...] = ()
+    protocol: str = "ezvsl-test"  # where none is named
+    consensus: int = 1
+    like: str = ""  # the data set that trains on the same folders and lists
+    retrieval: bool = True  # each sample has an image and a sound of its own
+    interactive: bool = False  # names without their last part are those of scenes
 
 
-def read_tests(options: argparse.Namespace) -> NamedTests:
+def _root(options: Options, *folders: str) -> Path:
+    root = Path(options.test_root)
+    check_layout("--test-root", root, folders)
+    return root
+
+
+def _vggsound(options: Options) -> list[Sample]:
+    root = _root(options, "frames", "audio")
+    listed = read_ids("--test-list", Path(options.test_list))
+    annotations = read_annotations(Path(options.annotations))
+    other_half = vars(options).get("other_half")
+    if other_half is not None:
+        check_open_set(listed, read_ids("--other-half", Path(other_half)), annotations)
+    return vggss_samples(root, listed[: options.test_size], annotations)
+
+
+def _flickr(options: Options) -> list[Sample]:
+    root, annotations = _root(options), Path(options.annotations)
+    listed = read_ids("--test-list", Path(options.test_list))
+    check_layout("--annotations", annotations, ())
+    return flickr_samples(root, listed[: options.test_size], annotations)
+
+
+def _with_silent(base: Callable[[Options], list[Sample]]) -> Callable[[Options], list[Sample]]:
+    """Return a reader that adds as many silent pairs as `--test-size` allows of the others."""
+
+    def read(options: Options) -> list[Sample]:
+        silent = read_silent_pairs("--silent-list", Path(options.silent_list))
+        samples = base(options)
+        return samples + silent_samples(Path(options.test_root), silent[: options.test_size])
+
+    return read
+
+
+def _s4(options: Options) -> list[Sample]:
+    root = _root(options, "visual_frames", "audio_wav", "gt_masks")
+    videos = read_split("--test-list", Path(options.test_list), "test")
+    return s4_samples(root, videos)[: options.test_size]
+
+
+def _ms3(options: Options) -> list[Sample]:
+    root = _root(options, "visual_frames", "audio_wav", "gt_masks")
+    videos = read_split("--test-list", Path(options.test_list), "test")
+    return ms3_samples(root, videos)[: options.test_size]
+
+
+def _is3(options: Options) -> list[Sample]:
+    root = _root(options, "images", "audio_wav")
+    return is3_samples(root, read_entries(Path(options.annotations))[: options.test_size])
+
+
+def _is3_masks(options: Options) -> list[Sample]:
+    root = _root(options, "images", "audio_wav", "gt_segmentation")
+    entries = read_entries(Path(options.annotations))
+    return is3_samples(root, entries[: options.test_size], masks=True)
+
+
+_VGGSOUND = Kind(_vggsound, may_have=("other_half",), like="vggsound")
+_FLICKR = Kind(_flickr, consensus=CONSENSUS, like="flickr")
+_WITH_SILENT = ("test_root", "test_list", "annotations", "silent_list")
+_MASKS = Kind(_s4, needs=("test_root", "test_list"), retrieval=False)
+_IS3 = Kind(
+    _is3,
+    needs=("test_root", "annotations"),
+    protocol="alignment",
+    retrieval=False,
+    interactive=True,
+)
+KINDS: dict[str, Kind] = {
+    "synthetic": Kind(None, needs=(), like="synthetic"),
+    "vggsound": _VGGSOUND,
+    "flickr": _FLICKR,
+    "extended-vggsound": _VGGSOUND._replace(
+        read=_with_silent(_vggsound), needs=_WITH_SILENT, may_have=(), protocol="slavc-test"
+    ),
+    "extended-flickr": _FLICKR._replace(
+        read=_with_silent(_flickr), needs=_WITH_SILENT, protocol="slavc-test"
+    ),
+    "avsbench-s4": _MASKS,
+    "avsbench-ms3": _MASKS._replace(read=_ms3),
+    "is3": _IS3,
+    "is3-masks": _IS3._replace(read=_is3_masks),
+}
+
+
+def read_tests(options: Options) -> NamedTests:
     """Return the test set that the options name; its files are decoded only when it is used.
 
     Raises:
         UserError: When folders, lists or annotations are missing or cannot be read.
     """
-    if options.dataset == "synthetic":
+    kind = KINDS[options.dataset]
+    if kind.read is None:
         scenes = make_scenes(DATA_SEED, "test", options.test_size)
         names = [f"scene {index}" for index in range(options.test_size)]
         labelled = scene_test_set(scenes, [class_name(label) for label in range(CLASSES)])
         return NamedTests(labelled, names, [])
-    return _vggsound(options)
-
-
-def _vggsound(options: argparse.Namespace) -> NamedTests:
-    root = Path(options.test_root)
-    check_layout("--test-root", root)
-    listed = read_ids("--test-list", Path(options.test_list))[: options.test_size]
-    annotations = read_annotations(Path(options.annotations))
-    names = [name for name in listed if name in annotations]
-    if not names:
-        raise UserError(
-            f"--test-list: none of the {len(listed)} clips of {options.test_list} has an entry in "
-            "--annotations"
-        )
-    for name in names:
-        try:
-            metrics.ground_truth_map(annotations[name].boxes, 1)
-        except ValueError as error:
-            raise UserError(f"--annotations: {name}: {error}") from error
-    class_names = sorted({annotations[name].class_name for name in names})
-    numbers = {label: number for number, label in enumerate(class_names)}
-    labelled = LabelledSet(
-        pairs=ClipPairs(clips_in(root, names), seed=0),
-        labels=torch.tensor([numbers[annotations[name].class_name] for name in names]),
-        class_names=class_names,
-        boxes=[
-            torch.tensor(annotations[name].boxes, dtype=torch.float64).reshape(-1, 4)
-            for name in names
-        ],
-        image_size=IMAGE_SIZE,
-    )
-    skipped = [
-        Skipped("test", name, "no entry in --annotations")
-        for name in listed
-        if name not in annotations
-    ]
-    return NamedTests(labelled, names, skipped)
-
-
-class _Readable(Dataset[tuple[int, Tensor, Tensor] | tuple[int, str]]):
-    """Plain samples with their rows; of one that cannot be decoded, the reason."""
-
-    def __init__(self, pairs: PairDataset) -> None:
-        self.pairs = pairs
-
-    def __getitem__(self, row: int) -> tuple[int, Tensor, Tensor] | tuple[int, str]:
-        try:
-            return row, *self.pairs[row]
-        except RuntimeError as error:
-            # The data sets chain what a decoder said; anything else is a fault of the program.
-            if not isinstance(error.__cause__, Exception):
-                raise
-            return row, reason_of(error.__cause__)
-
-
-def _collate(samples: list[tuple[int, Tensor, Tensor] | tuple[int, str]]) -> Batch:
-    whole = [sample for sample in samples if len(sample) == 3]
-    empty = torch.zeros(0)
-    return Batch(
-        [sample[0] for sample in whole],
-        torch.stack([sample[1] for sample in whole]) if whole else empty,
-        torch.stack([sample[2] for sample in whole]) if whole else empty,
-        [(sample[0], sample[1]) for sample in samples if len(sample) == 2],
-    )
-
-
-def readable_batches(test: LabelledSet, batch_size: int, workers: int) -> DataLoader[Batch]:
-    """Return the samples of a test set in order, each decoded once."""
-    return DataLoader(
-        _Readable(test.pairs),  # type: ignore[arg-type]
-        batch_size=batch_size,
-        sampler=range(len(test.labels)),
-        num_workers=workers,
-        collate_fn=_collate,
-    )
+    samples, skipped = without_faults(kind.read(options))
+    names = [sample.clip.name for sample in samples]
+    return NamedTests(labelled_set(samples, consensus=kind.consensus), names, skipped)

@@ -24,23 +24,22 @@ def vggss_samples(
 
 
 def check_open_set(
-    heard: Iterable[str], unheard: Iterable[str], annotations: Mapping[str, Annotation]
-) -> tuple[set[str], set[str]]:
-    """Return the classes of the heard and of the unheard test clips.
+    clips: Iterable[str], other_half: Iterable[str], annotations: Mapping[str, Annotation]
+) -> None:
+    """Check that the heard and the unheard half of a test share no class.
 
-    There are two partitions of VGG-SS in use under this name; mixing their lists is an error.
+    There are two partitions of VGG-SS in use under these names; mixing their lists is an error.
 
     Raises:
         UserError: When a class is in both.
     """
     classes = [
-        {annotations[clip].class_name for clip in clips if clip in annotations}
-        for clips in (heard, unheard)
+        {annotations[clip].class_name for clip in half if clip in annotations}
+        for half in (clips, other_half)
     ]
     shared = sorted(classes[0] & classes[1])
     if shared:
         raise UserError(
-            f"the heard and the unheard test list share {len(shared)} classes (first "
-            f"{shared[0]!r}); they must be of the same partition"
+            f"--other-half: it shares {len(shared)} classes with --test-list (first "
+            f"{shared[0]!r}); both must be of the same partition"
         )
-    return classes[0], classes[1]

@@ -1,7 +1,47 @@
+import json
+
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
+
+from avscenes.encoders import ResNet18, build_encoders
+
+
+@pytest.fixture(scope="session")
+def object_weights(tmp_path_factory):
+    """A file with the weights of an untrained image network."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(ResNet18().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def encoders():
+    """Encoders that were never trained, of images and of sounds."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        visual, audio = build_encoders("small")
+    return visual.eval(), audio.eval()
+
+
+@pytest.fixture
+def checkpoint(tmp_path, encoders):
+    """A run on clips that was never trained."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    state = {
+        f"{kind}.{name}": value
+        for kind, encoder in zip(("visual", "audio"), encoders, strict=True)
+        for name, value in encoder.state_dict().items()
+    }
+    torch.save({"state_dict": state, "epoch": 0}, folder / "checkpoints" / "best.ckpt")
+    settings = {"dataset": "vggsound", "encoder": "small", "image_dropout": 0.0, "norm": "batch"}
+    (folder / "config.json").write_text(json.dumps({"settings": settings}))
+    return folder / "checkpoints" / "best.ckpt"
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from avscenes.annotated import annotated_set
+from avscenes.annotated import annotated_set, labelled_set
 from avscenes.avsbench import ms3_samples, read_split, s4_samples
 from avscenes.errors import UserError
+from avscenes.readable import readable_batches
 
 S4 = "name,start,category,split\nfirst,0,dog,test\nsecond,3,cat,train\n"
 MS3 = "video_id,start,end,split\nthird,0,5,test\n"
@@ -64,12 +65,14 @@ def test_ms3_masks_hold_numbers_of_objects(tmp_path):
     broken = tmp_path / "gt_masks/test/third/third_5.png"
     broken.write_bytes(broken.read_bytes()[:60])
     samples = ms3_samples(tmp_path, read_split("--test-list", tmp_path / "ms3.csv", "test"))
-    data, skipped = annotated_set(samples, workers=1)
-    assert data.pairs.clips == ["third_1", "third_2", "third_3"]
-    sizes = data.ground_truth(range(3)).flatten(1).sum(dim=1)
-    assert sizes.tolist() == [0, 400 + 576, 900 + 576]
-    assert [entry.clip for entry in skipped] == ["third_4", "third_5"]
-    assert skipped[0].reason == f"no mask {tmp_path}/gt_masks/test/third/third_4.png"
+    (batch,) = readable_batches(labelled_set(samples), batch_size=5, workers=0)
+    assert batch.rows == [0, 1, 2]
+    assert batch.truth.flatten(1).sum(dim=1).tolist() == [0, 400 + 576, 900 + 576]
+    assert batch.images.shape == (3, 3, 224, 224)
+    assert batch.spectrograms.shape == (3, 1, 257, 200)
+    assert [row for row, _ in batch.broken] == [3, 4]
+    assert batch.broken[0][1] == f"no mask {tmp_path}/gt_masks/test/third/third_4.png"
+    assert batch.broken[1][1]
 
 
 @pytest.mark.parametrize(

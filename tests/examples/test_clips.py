@@ -3,9 +3,10 @@ import pytest
 import soundfile
 import torch
 
+from avscenes import clips
 from avscenes.clips import ClipPairs, check_files, clips_in
-from avscenes.recipes import RECIPES
 from avscenes.specaugment import SILENCE
+from avscenes.transforms import TRANSFORMS
 
 
 def test_jpg_comes_before_png_and_wav_before_flac(tmp_path, make_clip):
@@ -39,12 +40,12 @@ def test_missing_files_are_named(tmp_path, make_clip):
     ]
 
 
-def test_recipes_differ_in_their_masks(tmp_path, make_clip):
+def test_transforms_differ_in_their_masks(tmp_path, make_clip):
     make_clip(tmp_path, "a", size=(64, 64))
     clips = clips_in(tmp_path, ["a"])
     masked = {}
     for name in ("fnac", "fnac-released", "ez-vsl", "slavc"):
-        pairs = ClipPairs(clips, seed=0, recipe=RECIPES[name])
+        pairs = ClipPairs(clips, seed=0, transform=TRANSFORMS[name])
         plain = pairs[0][1]
         changed = [(pairs[epoch, 0][1] != plain) for epoch in range(8)]
         masked[name] = sum(int(part.sum()) for part in changed)
@@ -57,6 +58,26 @@ def test_recipes_differ_in_their_masks(tmp_path, make_clip):
     assert masked["ez-vsl"] == masked["slavc"] == 0
     assert masked["fnac"] > 0
     assert masked["fnac-released"] > 0
+
+
+def test_training_decodes_large_jpegs_smaller_and_tests_do_not(tmp_path, make_clip, monkeypatch):
+    make_clip(tmp_path, "a", size=(1280, 720))
+    sizes = []
+
+    def decode(clip, *settings):
+        image, wave = whole(clip, *settings)
+        sizes.append(image.size)
+        return image, wave
+
+    whole = clips._decode
+    monkeypatch.setattr(clips, "_decode", decode)
+    files = clips_in(tmp_path, ["a"])
+    pairs = ClipPairs(files, seed=0)
+    plain, augmented = pairs[0][0], pairs[0, 0][0]
+    assert plain.shape == augmented.shape == (3, 224, 224)
+    # What is checked before a run is the whole file.
+    assert check_files("training", files, workers=1) == []
+    assert sizes == [(1280, 720), (640, 360), (1280, 720)]
 
 
 def test_a_silent_clip_is_used(tmp_path, make_clip):

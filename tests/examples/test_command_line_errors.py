@@ -181,7 +181,7 @@ def test_unreadable_annotations(capsys, clips, tmp_path, text, message):
 def test_boxes_in_pixels(capsys, clips, tmp_path):
     entries = [{"file": f"test{c}", "class": "dog", "bbox": [[20, 30, 90, 80]]} for c in range(2)]
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
-    assert fail_clips(capsys, clips).startswith("--annotations: test0: ")
+    assert "first test0: boxes must be shares of the image" in fail_clips(capsys, clips)
 
 
 def test_ids_without_files_and_without_annotation(capsys, clips, tmp_path):

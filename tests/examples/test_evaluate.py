@@ -9,11 +9,12 @@ import soundfile
 import torch
 import train_fnac
 from PIL import Image
+from set_runs import cells_of
 from torch.nn import functional as F
 
 from avcontrast import metrics
 from avscenes import clips
-from avscenes.encoders import ResNet18, build_encoders
+from avscenes.encoders import build_encoders
 from avscenes.gallery import ranked
 from avscenes.objects import heat_maps, load_object_network, object_maps, stretch
 from avscenes.scoring import score
@@ -39,15 +40,6 @@ def trained(tmp_path_factory):
     )
     assert status == 0
     return output
-
-
-@pytest.fixture(scope="module")
-def object_weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        torch.save(ResNet18().state_dict(), path)
-    return path
 
 
 def checkpoint(run):
@@ -85,7 +77,7 @@ def test_the_figures_are_those_of_the_training_script(trained, tmp_path, capsys)
         for name in reported
         if name.startswith(("model_", "centre_disc_", "ceiling_", "class_", "pair_", "chance_"))
     }
-    assert len(names) == 42
+    assert len(names) == 67
     for name in names:
         assert found[name] == pytest.approx(reported[name], abs=1e-9), name
     assert {path.name for path in output.iterdir()} == {
@@ -103,9 +95,12 @@ def test_the_figures_are_those_of_the_training_script(trained, tmp_path, capsys)
     assert cells[""] == ["model", "centre", "disc", "ceiling", "chance"]
     expected = [f"{found[f'{who}_success_half']:.3f}" for who in ("model", "centre_disc")]
     assert cells["success@0.5, half of the image"][:2] == expected
-    assert cells["pointing"][2:] == ["1.000", "-"]
+    area = [float(row["gt_area"]) for row in read_rows(output / "samples.csv")]
+    assert cells["pointing"][2:] == ["1.000", f"{sum(area) / TESTED:.3f}"]
     chance = f"{5 / TESTED:.3f}"
-    assert cells["R@5, own pair, sound to image"][1:] == ["-", "-", chance]
+    assert cells["R@5, own pair, sound to image"][1:] == ["-", "1.000", chance]
+    table = cells_of((output / "table.txt").read_text())
+    assert [label for label, row in table.items() if "-" in row[2:]] == []
 
 
 def test_every_sample_has_a_row_of_which_the_figures_are_made(trained, tmp_path, object_weights):
@@ -120,12 +115,12 @@ def test_every_sample_has_a_row_of_which_the_figures_are_made(trained, tmp_path,
     rows = read_rows(output / "samples.csv")
     assert [row["id"] for row in rows] == [f"scene {number}" for number in range(5)]
     assert rows[0]["class"] == "striped disc"
-    for who in ("model", "ogl", "mix", "centre_disc", "ceiling"):
+    for who in ("model", "ogl", "mix", "centre_disc", "ceiling", "chance"):
         ciou = torch.tensor([float(row[f"{who}_ciou_area"]) for row in rows])
         assert found[f"{who}_mean_ciou_area"] == pytest.approx(ciou.mean().item(), abs=1e-5)
         assert found[f"{who}_success_area"] == metrics.success_rate(ciou).item()
-        pointing = [int(row[f"{who}_pointing"]) for row in rows]
-        assert found[f"{who}_pointing"] == pytest.approx(sum(pointing) / 5)
+        pointing = [float(row[f"{who}_pointing"]) for row in rows]
+        assert found[f"{who}_pointing"] == pytest.approx(sum(pointing) / 5, abs=1e-6)
         assert all(math.isfinite(float(row["gt_area"])) for row in rows)
     assert found["object_share"] == 0.6
     assert "mix: 0.4 model + 0.6 OGL" in (output / "table.txt").read_text()
@@ -257,13 +252,13 @@ def test_too_many_broken_clips_stop_the_test(clip_run, tmp_path, capsys):
         *("--output-dir", tmp_path / "results"),
     )
     assert message == (
-        "--test-list: more of the 5 test clips cannot be used than --max-missing 0.3 allows; "
+        "--test-root: more of the 5 test clips cannot be used than --max-missing 0.3 allows; "
         "first e: no entry in --annotations"
     )
     for name in ("a", "b", "d"):
         (tmp_path / "test" / "frames" / f"{name}.jpg").write_bytes(b"broken")
     message = fail(capsys, "--checkpoint", checkpoint(clip_run), "--max-missing", 1)
-    assert message.startswith("--test-list: none of the 5 test clips can be used; first e: ")
+    assert message.startswith("--test-root: none of the 5 test clips can be used; first e: ")
     assert not (tmp_path / "results").exists()
     assert sorted(path.name for path in clip_run.iterdir()) == ["checkpoints", "config.json"]
 
@@ -281,10 +276,11 @@ def test_what_is_interrupted_at_the_end_leaves_nothing(clip_run, capsys, monkeyp
 @pytest.mark.parametrize("kind", ["scenes", "clips"])
 def test_one_pair_becomes_a_picture(kind, trained, clip_run, tmp_path, object_weights, capsys):
     model = checkpoint(trained if kind == "scenes" else clip_run)
-    Image.new("RGBA", (90, 60), (200, 30, 30, 128)).save(tmp_path / "image.png")
+    files = [tmp_path / f"zpWuikVorYg_000032_from_somewhere.{kind}" for kind in ("png", "flac")]
+    Image.new("RGBA", (90, 60), (200, 30, 30, 128)).save(files[0])
     time = np.arange(8_000) / 8_000
-    soundfile.write(tmp_path / "tone.flac", 0.5 * np.sin(2 * np.pi * 440 * time), 8_000)
-    pair = ["--image", tmp_path / "image.png", "--sound", tmp_path / "tone.flac"]
+    soundfile.write(files[1], 0.5 * np.sin(2 * np.pi * 440 * time), 8_000)
+    pair = ["--image", files[0], "--sound", files[1]]
     output = tmp_path / "maps" / "heat.png"
     ogl = ["--object-weights", object_weights] if kind == "clips" else []
     assert run("--checkpoint", model, *pair, *ogl, "--output", output) == 0
@@ -292,6 +288,9 @@ def test_one_pair_becomes_a_picture(kind, trained, clip_run, tmp_path, object_we
     with Image.open(output) as image:
         image.load()
         assert image.width > (3 if ogl else 1.4) * image.height
+        title = np.asarray(image.convert("L"))[:30]
+        assert title.min() < 100
+        assert title[:, -3:].min() > 250, "the title does not fit"
     assert [path.name for path in output.parent.iterdir()] == ["heat.png"]
     message = fail(capsys, "--checkpoint", model, *pair, "--output", output)
     assert message == f"--output: {output} holds results already; name another place"
@@ -313,6 +312,9 @@ def test_unreadable_pairs(clip_run, tmp_path, capsys):
     assert not (tmp_path / "heat.png").exists()
 
 
+PAIR = ["--image", "a.jpg", "--sound", "a.wav", "--output", "a.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -327,6 +329,8 @@ def test_unreadable_pairs(clip_run, tmp_path, capsys):
         (["--image", "a.jpg", "--sound", "a.wav"], "--image needs --output"),
         (["--output", "a.png"], "--output needs --image"),
         (["--image", "a", "--sound", "b", "--output", "c.jpg"], "--output: must end in .png"),
+        ([*PAIR, "--dataset", "is3"], "--dataset is for a test set and does not go with --image"),
+        ([*PAIR, "--test-size", "3"], "--test-size is for a test set and does not go with --image"),
         (["--dataset", "synthetic"], "--dataset synthetic: the checkpoint was trained on vggsound"),
         (["--test-list", "none.csv"], "--test-list: cannot read none.csv: No such file"),
         (["--test-root", "none"], "--test-root: there is no folder none"),
@@ -346,7 +350,9 @@ def test_a_device_that_is_none(clip_run, capsys):
 
 def test_clips_without_annotations(clip_run, tmp_path, capsys):
     (tmp_path / "test.csv").write_text("x\ny\n")
-    assert "none of the 2 clips" in fail(capsys, "--checkpoint", checkpoint(clip_run))
+    assert fail(capsys, "--checkpoint", checkpoint(clip_run)) == (
+        "--test-root: none of the 2 test clips can be used; first x: no entry in --annotations"
+    )
 
 
 def test_checkpoints_that_cannot_be_used(clip_run, tmp_path, capsys):
@@ -370,7 +376,10 @@ def test_checkpoints_that_cannot_be_used(clip_run, tmp_path, capsys):
     config.write_text(json.dumps(settings))
     path.write_bytes(b"broken")
     message = fail(capsys, "--checkpoint", path)
-    assert message.startswith(f"--checkpoint: {path} is no checkpoint of train_fnac.py: ")
+    assert message.startswith(f"--checkpoint: cannot read {path}: ")
+    torch.save({"weights": 3}, path)
+    message = fail(capsys, "--checkpoint", path)
+    assert message == f"--checkpoint: {path} is no checkpoint of train_fnac.py"
 
 
 def test_an_output_folder_in_use_is_left_alone(clip_run, tmp_path, capsys):

@@ -39,6 +39,7 @@ def test_silent_pairs_come_after_the_base_set(tmp_path, make_clip):
         ("a,b,non-sounding\n", "must start with the line video,audio,label"),
         ("video,audio,label\na,b\n", "row 2 of .* must be two ids and one of sounding and non-"),
         ("video,audio,label\na,b,silent\n", "row 2 .*, got 'a,b,silent'"),
+        ("video,audio,label\na,a,sounding\n", "has no row labelled non-sounding"),
         ("video,audio,label\na,,non-sounding\n", "row 2 .*, got 'a,,non-sounding'"),
     ],
 )

@@ -15,7 +15,7 @@ from avscenes.folders import (
     read_annotations,
     read_ids,
 )
-from avscenes.sources import vggsound_data
+from avscenes.sources import clip_data
 
 
 def test_clips_have_the_published_shapes_and_the_crop_is_seeded(tmp_path, make_clip):
@@ -106,12 +106,14 @@ def vggsound(tmp_path, make_clip):
         workers=1,
         max_missing=0.2,
         allow_overlap=False,
+        dataset="vggsound",
+        transform="fnac",
         seed=0,
     )
 
 
 def test_held_out_clips_are_no_training_clips(tmp_path, vggsound):
-    data, skipped = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    data, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
     assert skipped == []
     assert (data.train_size, data.validation_size) == (9, 3)
     assert not set(data.train.clips) & set(data.validation.clips)
@@ -121,30 +123,30 @@ def test_held_out_clips_are_no_training_clips(tmp_path, vggsound):
 
 
 def test_a_lost_clip_is_left_out_and_moves_no_other(tmp_path, vggsound):
-    before, _ = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    before, _ = clip_data(vggsound, tmp_path / "skipped.csv")
     lost = before.train.clips[4]
     (tmp_path / "train" / "audio" / f"{lost}.wav").unlink()
-    after, skipped = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    after, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
     assert [(entry.split, entry.clip) for entry in skipped] == [("train", lost)]
     assert after.train.clips == [clip for clip in before.train.clips if clip != lost]
     assert after.validation.clips == before.validation.clips
 
 
 def test_a_known_list_of_left_out_clips_is_used_as_it_is(tmp_path, vggsound):
-    whole, _ = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    whole, _ = clip_data(vggsound, tmp_path / "skipped.csv")
     entry = Skipped("train", whole.train.clips[0], "was broken then")
     with (tmp_path / "skipped.csv").open("w", newline="") as file:
         csv.writer(file).writerows([Skipped._fields, entry])
-    again, skipped = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    again, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
     assert skipped == [entry]
     assert again.train.clips == whole.train.clips[1:]
 
 
 def test_too_many_lost_clips_stop_the_run(tmp_path, vggsound):
-    for clip in range(4):
-        (tmp_path / "test" / "audio" / f"test{clip}.wav").unlink(missing_ok=clip > 1)
-    with pytest.raises(UserError, match=r"--test-list: 4 of 4 test clips .* first test0: no sound"):
-        vggsound_data(vggsound, tmp_path / "skipped.csv")
+    for clip in range(1, 4):
+        (tmp_path / "test" / "audio" / f"test{clip}.wav").unlink()
+    with pytest.raises(UserError, match=r"--test-list: 3 of 4 test clips .* first test1: no sound"):
+        clip_data(vggsound, tmp_path / "skipped.csv")
 
 
 def test_test_clips_in_the_training_list_are_counted(tmp_path, vggsound, make_clip):
@@ -153,8 +155,21 @@ def test_test_clips_in_the_training_list_are_counted(tmp_path, vggsound, make_cl
     entries = [{"file": clip, "class": "a", "bbox": []} for clip in ("test0", "train3")]
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match=r"--train-list contains 1 of the 2 clips of --test-list"):
-        vggsound_data(vggsound, tmp_path / "skipped.csv")
+        clip_data(vggsound, tmp_path / "skipped.csv")
     vggsound.allow_overlap = True
-    data, _ = vggsound_data(vggsound, tmp_path / "skipped.csv")
+    data, _ = clip_data(vggsound, tmp_path / "skipped.csv")
     assert data.test_ids_in_training == 1
     assert data.test.ground_truth([0, 1]).sum().item() == 0
+
+
+def test_test_clips_are_counted_however_their_ids_are_written(tmp_path, vggsound, make_clip):
+    make_clip(tmp_path / "train", "abcdefghijk_000030", size=(32, 32))
+    make_clip(tmp_path / "test", "abcdefghijk_30000_40000", size=(32, 32))
+    with (tmp_path / "train.txt").open("a") as file:
+        file.write("\nabcdefghijk_000030\n")
+    (tmp_path / "test.csv").write_text("abcdefghijk_30000_40000\n")
+    entries = [{"file": "abcdefghijk_30000_40000", "class": "a", "bbox": []}]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    vggsound.allow_overlap = True
+    data, _ = clip_data(vggsound, tmp_path / "skipped.csv")
+    assert data.test_ids_in_training == 1

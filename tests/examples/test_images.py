@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from avscenes.images import augmented_frame, load_frame, load_mask, plain_frame
+from avscenes.images import SHORT_SIDE, augmented_frame, load_frame, load_mask, plain_frame
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P", "1", "I;16"])
@@ -110,3 +110,94 @@ def test_frames_of_any_size_are_normalised(size):
     for result in (plain_frame(image), augmented_frame(image, torch.Generator())):
         assert result.shape == (3, 224, 224)
         assert result.abs().max() < 0.02
+
+
+def photograph(size, seed=0):
+    """Return an image with coarse and fine structure, as photographs have."""
+    generator = np.random.default_rng(seed)
+    pixels = np.zeros((size[1], size[0], 3))
+    for cells, strength in ((6, 0.5), (40, 0.3), (160, 0.2)):
+        noise = generator.integers(256, size=(cells, cells, 3), dtype=np.uint8)
+        layer = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+        pixels += strength * np.asarray(layer, dtype=float)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def levels(pixels):
+    """Return normalised pixels as levels of 8 bits."""
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    return (pixels * deviation + mean) * 255
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (300, 200), (231, 499), (246, 246), (10, 1_000)])
+def test_the_crop_is_that_of_the_whole_resized_image(size):
+    image = photograph(size)
+    scale = SHORT_SIDE / min(size)
+    width, height = (max(SHORT_SIDE, int(side * scale)) for side in size)
+    whole = image.resize((width, height), Image.Resampling.BICUBIC)
+    mirrored = 0
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        result = levels(augmented_frame(image, generator))
+        generator.manual_seed(seed)
+        x = int(torch.randint(width - 224 + 1, (), generator=generator))
+        y = int(torch.randint(height - 224 + 1, (), generator=generator))
+        expected = torch.from_numpy(np.array(whole.crop((x, y, x + 224, y + 224)))).movedim(-1, 0)
+        if torch.rand((), generator=generator) < 0.5:
+            expected, mirrored = expected.flip(-1), mirrored + 1
+        # Pillow rounds after each direction and takes the cheaper one first.
+        difference = (result - expected).abs()
+        assert difference.max() < 2.01
+        assert difference.mean() < 0.25
+    assert 0 < mirrored < 12
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "expected"),
+    [
+        ((1280, 720), None, (1280, 720)),
+        ((1280, 720), 246, (640, 360)),
+        ((491, 900), 246, (491, 900)),
+        ((492, 900), 246, (246, 450)),
+        ((2100, 2000), 246, (263, 250)),
+    ],
+)
+def test_jpegs_that_are_much_too_large_are_decoded_smaller(tmp_path, size, least, expected):
+    photograph(size).save(tmp_path / "image.jpg", quality=95)
+    assert load_frame(tmp_path / "image.jpg", least).size == expected
+    photograph(size).save(tmp_path / "image.png")
+    assert load_frame(tmp_path / "image.png", least).size == size
+
+
+def test_a_jpeg_decoded_smaller_looks_the_same(tmp_path):
+    photograph((1280, 720)).save(tmp_path / "image.jpg", quality=95)
+    whole, smaller = load_frame(tmp_path / "image.jpg"), load_frame(tmp_path / "image.jpg", 246)
+    for seed in range(4):
+        pixels = [
+            levels(augmented_frame(image, torch.Generator().manual_seed(seed)))
+            for image in (whole, smaller)
+        ]
+        difference = (pixels[0] - pixels[1]).abs()
+        assert 0 < difference.mean() < 1
+        assert difference.max() < 10
+
+
+def test_a_jpeg_decoded_smaller_is_turned_and_keeps_its_colours(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for mode in ("RGB", "L", "CMYK"):
+        image = Image.new("RGB", (800, 600), (200, 40, 90)).convert(mode)
+        image.save(tmp_path / "image.jpg", exif=exif, quality=95)
+        result = load_frame(tmp_path / "image.jpg", 246)
+        assert result.size == (300, 400)
+        expected = load_frame(tmp_path / "image.jpg").getpixel((10, 10))
+        assert result.getpixel((10, 10)) == pytest.approx(expected, abs=2), mode
+
+
+def test_a_truncated_jpeg_is_refused_when_decoded_smaller(tmp_path):
+    photograph((800, 600)).save(tmp_path / "image.jpg")
+    path = tmp_path / "image.jpg"
+    path.write_bytes(path.read_bytes()[:-2_000])
+    with pytest.raises(OSError, match="truncated"):
+        load_frame(path, 246)

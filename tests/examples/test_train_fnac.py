@@ -13,7 +13,7 @@ import torch
 import train_fnac
 from PIL import Image
 
-from avscenes.evaluation import class_chance
+from avscenes.retrieval import class_chance
 
 SCRIPT = Path(train_fnac.__file__)
 EPOCHS = 5
@@ -336,6 +336,7 @@ def test_help_names_every_option_and_its_defaults():
         *("--encoder", "--image-weights", "--lr", "--weight-decay", "--image-dropout"),
         *("--precision", "--devices", "--num-nodes", "--workers", "--compile", "--seed"),
         *("--output-dir", "--resume", "--max-missing", "--allow-overlap"),
+        *("--recipe", "--transform", "--anchor", "--init-from"),
     ):
         assert f"{option} " in result.stdout, option
     assert "(default: 128 / 256)" in result.stdout

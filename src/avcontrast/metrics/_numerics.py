@@ -5,14 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# kthvalue copies its input and makes int64 indices of it: up to half a gigabyte for a chunk.
-VALUES_PER_CHUNK = 2**24
+# kthvalue copies its input and makes int64 indices of it. On a CPU these should stay in its caches;
+# an accelerator wants many rows at once, which may then take half a gigabyte.
+VALUES_PER_CHUNK = 2**20
+VALUES_PER_CHUNK_ON_ACCELERATORS = 2**24
+
+
+def rows_at_once(values: int, device: torch.device) -> int:
+    """Return how many rows of so many values make a chunk."""
+    on_cpu = device.type == "cpu"
+    return max(1, (VALUES_PER_CHUNK if on_cpu else VALUES_PER_CHUNK_ON_ACCELERATORS) // values)
 
 
 def chunks(maps: Tensor) -> tuple[Tensor, ...]:
-    """Split a batch of maps so that each part has about ``VALUES_PER_CHUNK`` values."""
+    """Split a batch of maps into parts of a size that suits their device."""
     height, width = maps.shape[1:]
-    return torch.split(maps.detach(), max(1, VALUES_PER_CHUNK // (height * width)))
+    return torch.split(maps.detach(), rows_at_once(height * width, maps.device))
 
 
 def share(hits: Tensor) -> Tensor:

@@ -33,6 +33,11 @@ def truth(gt_maps: Tensor, name: str = "gt_maps") -> Truth:
     return Truth(weights, background, weights.sum(dim=1, dtype=wide(weights.device)), area)
 
 
+def rows(maps: Tensor) -> Tensor:
+    """Return maps with one row a sample, an expanded map as one: (n, H, W) -> (n or 1, P)."""
+    return (maps[:1] if maps.stride(0) == 0 else maps).flatten(1)
+
+
 def predict(maps: Tensor, gt: Truth, threshold: str | float, inclusive: bool) -> Tensor:
     """Return the predicted pixels; one map may stand for all: (n or 1, P) -> (n or 1, P)."""
     if threshold == "fixed":
@@ -81,13 +86,13 @@ def threshold_position(threshold: str | float, area: Tensor, pixels: int) -> Ten
 
 
 def order_statistic(values: Tensor, position: Tensor) -> Tensor:
-    """Value at ``position`` of each row in ascending order: (n or 1, P), (n,) -> (n,)."""
+    """Value at ``position`` of each row in ascending order: (n or 1, P), (n,) -> (n or 1,)."""
     if len(position) == 0:
         return values.new_empty(0)
-    if len(values) == 1:
-        return values[0].sort().values[position]
     if int(position.min()) == int(position.max()):
         return values.kthvalue(int(position[0]) + 1, dim=1).values
+    if len(values) == 1:
+        return values[0].sort().values[position]
     found = values.new_empty(len(values))
     for rows in torch.split(position.argsort(), ROWS_OF_SIMILAR_RANK):
         found[rows] = _padded_order_statistic(values[rows], position[rows])

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from avcontrast.metrics import _checks as checks
-from avcontrast.metrics._numerics import chunks
-from avcontrast.metrics.localization import Threshold
+from avcontrast.metrics.localization import Threshold, consensus_iou
 from avcontrast.metrics.maps import upsample
 from avcontrast.metrics.masks import LEVELS, f_score_curves, mask_iou
 from avcontrast.metrics.protocols import (
     Protocol,
+    check_inputs,
     find_protocol,
-    localization_ciou,
     localization_scores,
+    parts,
 )
 from avcontrast.metrics.silence import (
     AREA_SUBSETS,
@@ -205,18 +205,16 @@ class SilenceMetric(Metric):
 
     def update(self, maps: Tensor, gt_maps: Tensor, visible: Tensor) -> None:
         """Add a batch of maps, their ground truth, and whether their sources are visible."""
-        ciou = localization_ciou(maps, gt_maps, self.protocol)
+        rules = check_inputs(maps, gt_maps, self.protocol)
+        scored = []
+        for small, gt in parts(maps, gt_maps):
+            heat = upsample(small, gt.shape[1:], rules.mode, rules.align_corners)
+            ciou = consensus_iou(heat, gt, rules.threshold, rules.inclusive)
+            scored.append(torch.stack([ciou, map_confidence(heat), area_subset(gt).to(ciou)]))
+        ciou, confidence, subset = torch.cat(scored, dim=1)
         checks.check_visible(ciou, visible)
-        mode, align_corners = self.protocol.mode, self.protocol.align_corners
-        sizes = [len(part) for part in chunks(gt_maps)]
-        confidence = torch.cat(
-            [
-                map_confidence(upsample(part, gt_maps.shape[1:], mode, align_corners))
-                for part in torch.split(maps.detach(), sizes)
-            ]
-        )
-        columns = ciou, confidence, visible, area_subset(gt_maps)
-        rows = torch.stack([column.to(ciou.device).double() for column in columns], dim=1)
+        columns = ciou, confidence, visible.to(ciou), subset
+        rows = torch.stack([column.double() for column in columns], dim=1)
         # One flat state, so that processes exchange once and an empty one has a shape that fits.
         self.rows.append(rows.flatten())
 

@@ -85,12 +85,11 @@ def consensus_iou(
     checks.check_gt_maps(gt_maps)
     checks.check_match(maps, gt_maps)
     checks.check_threshold(threshold)
+    checks.check_no_nan(maps)
     scores = []
     for some, gt_some in zip(chunks(maps), chunks(gt_maps), strict=True):
-        flat = some.flatten(1)
-        checks.check_no_nan(flat)
         gt = scoring.truth(gt_some)
-        predicted = scoring.predict(flat, gt, threshold, inclusive)
+        predicted = scoring.predict(scoring.rows(some), gt, threshold, inclusive)
         scores.append(scoring.consensus_iou(predicted, gt))
     return torch.cat(scores)
 
@@ -194,6 +193,5 @@ def pointing_accuracy(maps: Tensor, gt_maps: Tensor) -> Tensor:
     checks.check_match(maps, gt_maps)
     if len(maps) == 0:
         raise ValueError("maps must hold at least one map, got shape " + checks.shape(maps))
-    flat = maps.detach().flatten(1)
-    checks.check_no_nan(flat)
-    return share(scoring.points_at(flat, scoring.truth(gt_maps.detach())))
+    checks.check_no_nan(maps)
+    return share(scoring.points_at(scoring.rows(maps.detach()), scoring.truth(gt_maps.detach())))

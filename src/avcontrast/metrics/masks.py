@@ -57,10 +57,10 @@ def mask_iou(
     checks.check_maps("maps", maps)
     checks.check_threshold(threshold)
     _check_masks(maps, gt_masks)
+    checks.check_no_nan(maps)
     scores = []
     for some, gt_some in zip(chunks(maps), chunks(gt_masks), strict=True):
         flat = some.flatten(1)
-        checks.check_no_nan(flat)
         if threshold == "fixed":
             checks.check_unit("maps", flat)
         gt = _binary(gt_some)
@@ -129,10 +129,10 @@ def f_score_curves(
     if beta_squared <= 0:
         raise ValueError(f"beta_squared must be above 0, got {beta_squared!r}")
     _check_masks(maps, gt_masks)
+    checks.check_no_nan(maps)
     curves, filled = [], []
     for some, gt_some in zip(chunks(maps), chunks(gt_masks), strict=True):
         flat = some.flatten(1)
-        checks.check_no_nan(flat)
         checks.check_unit("maps", flat)
         gt = _binary(gt_some)
         # Every pixel falls between two thresholds; how many lie above each follows by summing.

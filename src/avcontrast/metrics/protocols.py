@@ -112,9 +112,9 @@ def localization_ciou(
         and SSL-TIE resize with OpenCV's ``INTER_LINEAR``, which is bilinear with
         ``align_corners=False``. None of the papers names its interpolation.
     """
-    rules = _check(maps, gt_maps, protocol)
+    rules = check_inputs(maps, gt_maps, protocol)
     scores = []
-    for small, gt_some in _parts(maps, gt_maps):
+    for small, gt_some in parts(maps, gt_maps):
         gt = scoring.truth(gt_some)
         predicted = scoring.predict(
             _resize(small, gt_some, rules), gt, rules.threshold, rules.inclusive
@@ -165,10 +165,10 @@ def localization_scores(
         Disc and ceiling are not part of any published evaluator. The ceiling is that of maps
         without ties, so that a map that has them can pass it; see :func:`ciou_ceiling`.
     """
-    rules = _check(maps, gt_maps, protocol)
+    rules = check_inputs(maps, gt_maps, protocol)
     disc = centre_disc(gt_maps.shape[1:]).to(maps.device).flatten()[None]
     scores = []
-    for small, gt_some in _parts(maps, gt_maps):
+    for small, gt_some in parts(maps, gt_maps):
         gt = scoring.truth(gt_some)
         heat = _resize(small, gt_some, rules)
         row = []
@@ -179,7 +179,8 @@ def localization_scores(
     return LocalizationScores(*(torch.cat(parts) for parts in zip(*scores, strict=True)))
 
 
-def _parts(maps: Tensor, gt_maps: Tensor) -> list[tuple[Tensor, Tensor]]:
+def parts(maps: Tensor, gt_maps: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the chunks of a batch with their ground truth."""
     truth = chunks(gt_maps)
     small = torch.split(maps.detach(), [len(part) for part in truth])
     return list(zip(small, truth, strict=True))
@@ -189,7 +190,8 @@ def _resize(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> Tensor:
     return upsample(maps, gt_maps.shape[1:], rules.mode, rules.align_corners).flatten(1)
 
 
-def _check(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> Protocol:
+def check_inputs(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> Protocol:
+    """Return the protocol, or raise when maps and ground truth are not as they should be."""
     rules = find_protocol(protocol)
     checks.check_maps("maps", maps)
     checks.check_gt_maps(gt_maps)

@@ -119,8 +119,8 @@ def neighbour_purity(
     vectors = F.normalize(features.detach().to(torch.promote_types(features.dtype, torch.float32)))
     classes = labels.to(features.device)
     found = {length: torch.zeros((), dtype=precise, device=vectors.device) for length in lengths}
-    rows_at_once = max(1, numerics.VALUES_PER_CHUNK // n)
-    for rows in torch.split(torch.arange(n, device=vectors.device), rows_at_once):
+    at_once = numerics.rows_at_once(n, vectors.device)
+    for rows in torch.split(torch.arange(n, device=vectors.device), at_once):
         own = rows[:, None] == torch.arange(n, device=vectors.device)
         scores = (vectors[rows] @ vectors.T).masked_fill(own, -torch.inf)
         same = classes[rows, None] == classes

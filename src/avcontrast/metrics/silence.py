@@ -44,10 +44,10 @@ def map_confidence(maps: Tensor) -> Tensor:
         from index ``-P // 4`` on, which is P / 4 of them rounded up.
     """
     checks.check_maps("maps", maps)
+    checks.check_no_nan(maps)
     confidence = []
     for some in chunks(maps):
         flat = some.flatten(1)
-        checks.check_no_nan(flat)
         pixels = flat.shape[1]
         k = flat.new_full((len(flat),), -(-pixels // 4), dtype=torch.int64)
         confidence.append(scoring.sum_of_highest(flat, pixels - k, k) / k)

@@ -66,7 +66,7 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
     check_choice("backend", backend, BACKENDS)
     reasons = []
     if backend.startswith("triton"):
-        reasons += _device_reasons(visual)
+        reasons += _device_reasons(visual.device)
         if torch.float64 in (visual.dtype, audio.dtype):
             reasons.append("the features are torch.float64, it computes in fp32")
         positions = visual.shape[2:].numel()
@@ -77,25 +77,30 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
     return reasons
 
 
-def _device_reasons(visual: Tensor) -> list[str]:
-    """Return why the kernels cannot run on the device of the features."""
-    if visual.device.type != "cuda" or torch.version.hip is not None:
-        device = "an AMD GPU" if visual.device.type == "cuda" else f"{visual.device}"
-        return [f"visual is on {device}, it needs a CUDA device"]
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _device_reasons(device: torch.device) -> tuple[str, ...]:
+    """Return why the kernels cannot run on a device, which a compiler need not look into."""
+    return tuple(_lacking(device))
+
+
+def _lacking(device: torch.device) -> list[str]:
+    if device.type != "cuda" or torch.version.hip is not None:
+        place = "an AMD GPU" if device.type == "cuda" else f"{device}"
+        return [f"visual is on {place}, it needs a CUDA device"]
     reasons = []
     if find_spec("triton") is None:
         reasons.append("the package triton is not installed")
-    capability = torch.cuda.get_device_capability(visual.device)
+    capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST_CAPABILITY:
         have, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY))
-        reasons.append(f"{visual.device} has compute capability {have}, it needs {needed}")
+        reasons.append(f"{device} has compute capability {have}, it needs {needed}")
     return reasons
 
 
-def _fits(pairs: int, device: torch.device) -> bool:
-    """Whether what ``triton`` keeps leaves half of the device's memory to everything else."""
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return 2 * BYTES_A_PAIR * pairs <= memory
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _memory(device: torch.device) -> int:
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return total
 
 
 def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int = 1) -> str:
@@ -131,7 +136,7 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
             name
             for name in BACKENDS
             if not unsupported_reasons(name, visual, audio)
-            and (name != "triton" or _fits(pairs, visual.device))
+            and (name != "triton" or 2 * BYTES_A_PAIR * pairs <= _memory(visual.device))
         )
     reasons = unsupported_reasons(backend, visual, audio)
     if reasons:

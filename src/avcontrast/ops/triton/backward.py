@@ -49,8 +49,9 @@ def backward(
     sources_matter = "tne" in settings.terms and (need_visual or soft)
     pooled_matters = settings.needs_pooled and need_visual
     grads = kept.scales.new_zeros(len(TERMS), b)
-    numbers = [TERMS.index(term) for term in settings.terms]
-    grads[numbers] = all_gather(grad.T.contiguous(), batch.peers).T
+    everyone = all_gather(grad.T.contiguous(), batch.peers)
+    for number, term in enumerate(settings.terms):
+        grads[TERMS.index(term)] = everyone[:, number]
     # A softmax times s - <s, Q> is never above two.
     bound = (2 * grads.abs().amax(1).sum() / batch.tau).clamp_min_(SMALLEST_BOUND)
     grams = gram_operands(batch, kept.pooled, kept.sources)

@@ -111,10 +111,13 @@ def audio_operand(batch: Batch, precision: str) -> tuple[Operand, Tensor]:
     )
 
 
-def gram_operands(batch: Batch, pooled: Tensor, sources: Tensor) -> Grams:
-    """Return the operands of the Gram matrices that the terms need."""
+def gram_operands(
+    batch: Batch, pooled: Tensor, sources: Tensor, audio: Operand | None = None
+) -> Grams:
+    """Return the operands of the Gram matrices; ``audio`` if that is already there."""
     precision = batch.gram_precision
-    audio, _ = audio_operand(batch, precision)
+    if audio is None:
+        audio, _ = audio_operand(batch, precision)
     grams = {"audio": audio, "pooled": audio, "sources": audio}
     for name, vectors in (("pooled", pooled), ("sources", sources)):
         if vectors.numel():
@@ -215,7 +218,7 @@ class ForwardPass:
             pooled.copy_(all_gather(pooled[batch.own], batch.peers))
         if "tne" in self.terms:
             sources.copy_(all_gather(sources[batch.own], batch.peers))
-        self.grams = gram_operands(batch, pooled, sources)
+        self.grams = gram_operands(batch, pooled, sources, self.grams.audio)
         for name in needed_grams(batch.settings):
             scale = self.outputs.scales[SOFTMAXES.index(name)]
             steps.measure_gram(batch, getattr(self.grams, name), scale[:, batch.own])
