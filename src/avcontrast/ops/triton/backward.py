@@ -17,21 +17,12 @@ from avcontrast.ops.triton.forward import (
 )
 from avcontrast.ops.triton.kernels.finish import finish_kernel
 from avcontrast.ops.triton.operands import SMALLEST_BOUND, Positions
-from avcontrast.ops.triton.steps import Batch
+from avcontrast.ops.triton.steps import Batch, MatrixGradients
 from avcontrast.ops.triton.tiles import MAP_WARPS, map_block
 
 
-def backward(
-    grad: Tensor,
-    audio: Tensor,
-    batch: Batch,
-    kept: Outputs,
-    grad_visual: Tensor,
-    grad_audio: Tensor,
-    *,
-    store: bool,
-) -> Tensor:
-    """Fill in the gradients of the features that are not empty; return that of the temperature.
+class BackwardPass:
+    """One way back through a batch, which fills in the gradients of the features.
 
     Args:
         grad: of the values.  [terms, n].
@@ -42,102 +33,149 @@ def backward(
         grad_audio: [n, d], or empty.
         store: whether the logits were kept.
     """
-    settings, own, precision = batch.settings, batch.own, batch.gram_precision
-    b, d = batch.audio.shape
-    need_visual, need_audio = grad_visual.numel() > 0, grad_audio.numel() > 0
-    soft = settings.mask == "soft" and "tne" in settings.terms
-    sources_matter = "tne" in settings.terms and (need_visual or soft)
-    pooled_matters = settings.needs_pooled and need_visual
-    grads = kept.scales.new_zeros(len(TERMS), b)
-    everyone = all_gather(grad.T.contiguous(), batch.peers)
-    for number, term in enumerate(settings.terms):
-        grads[TERMS.index(term)] = everyone[:, number]
-    # A softmax times s - <s, Q> is never above two.
-    bound = (2 * grads.abs().amax(1).sum() / batch.tau).clamp_min_(SMALLEST_BOUND)
-    grams = gram_operands(batch, kept.pooled, kept.sources)
-    vectors = grams.audio
-    grad_vectors, grad_pooled, grad_sources = (grads.new_zeros(b, d) for _ in range(3))
-    grad_tau = grads.new_zeros(())
-    grad_maps = grad_visual.flatten(2) if need_visual else grad_visual
-    nothing = grads.new_empty(0)
-    if settings.needs_logits and not store:
-        source = logits_source(batch, grams, kept.pooled)
 
-    for block in steps.row_blocks(batch):
-        rows = batch.rows(block)
-        lengths = kept.lengths[block]
-        logits, index = kept.logits, kept.where
-        if settings.needs_logits and store:
-            logits = logits[block]
-            index = index[block] if settings.needs_index else index
-        elif settings.needs_logits:
-            logits = grads.new_empty(block.stop - block.start, b)
-            visual = batch.maps[block, :, None]
-            index = _rows.empty_index(visual, b, settings.needs_index)
-            read = Positions(torch.empty_like(lengths), nothing, nothing, nothing)
-            make_logits(source, block, read, logits, index)
-        gradients = steps.matrix_gradients(
-            batch, block, grads, logits, grams, kept.scales, kept.sums
+    def __init__(
+        self,
+        grad: Tensor,
+        audio: Tensor,
+        batch: Batch,
+        kept: Outputs,
+        grad_visual: Tensor,
+        grad_audio: Tensor,
+        *,
+        store: bool,
+    ) -> None:
+        settings, (b, d) = batch.settings, batch.audio.shape
+        self.audio, self.batch, self.kept, self.store = audio, batch, kept, store
+        self.need_visual, self.need_audio = grad_visual.numel() > 0, grad_audio.numel() > 0
+        self.grad_maps = grad_visual.flatten(2) if self.need_visual else grad_visual
+        self.grad_audio = grad_audio
+        self.soft = settings.mask == "soft" and "tne" in settings.terms
+        self.sources_matter = "tne" in settings.terms and (self.need_visual or self.soft)
+        self.pooled_matters = settings.needs_pooled and self.need_visual
+
+        self.grads = kept.scales.new_zeros(len(TERMS), b)
+        everyone = all_gather(grad.T.contiguous(), batch.peers)
+        for number, term in enumerate(settings.terms):
+            self.grads[TERMS.index(term)] = everyone[:, number]
+        # A softmax times s - <s, Q> is never above two.
+        bound = 2 * self.grads.abs().amax(1).sum() / batch.tau
+        self.bound = bound.clamp_min_(SMALLEST_BOUND)
+        self.nothing = self.grads.new_empty(0)
+        self.grams = gram_operands(batch, kept.pooled, kept.sources)
+        self.source = None
+        if settings.needs_logits and not store:
+            self.source = logits_source(batch, self.grams, kept.pooled)
+        self.of_vectors, self.of_pooled, self.of_sources = (
+            self.grads.new_zeros(b, d) for _ in range(3)
         )
-        grad_tau += gradients.tau.sum()
-        if settings.needs_index and need_audio:
-            read = Positions(torch.empty_like(lengths), nothing, nothing, nothing)
-            operand = steps.map_operand(batch, block, read, precision)
-            steps.add_to_vectors(gradients.logits, index, bound, operand, grad_vectors, precision)
-        if settings.needs_index and need_visual:
+        self.of_tau = self.grads.new_zeros(())
+
+    def run(self) -> Tensor:
+        """Fill in the gradients of the features; return that of the temperature."""
+        batch, settings = self.batch, self.batch.settings
+        for block in steps.row_blocks(batch):
+            logits, where = self.logits_of(block)
+            gradients = steps.matrix_gradients(
+                batch, block, self.grads, logits, self.grams, self.kept.scales, self.kept.sums
+            )
+            self.of_tau += gradients.tau.sum()
+            if settings.needs_index:
+                self.carry_maxima(block, gradients.logits, logits, where)
+            if settings.pools_mean:
+                self.carry_means(block, gradients.logits)
+            self.carry_grams(block, gradients)
+        own_vectors, lengths = _rows.unit_rows(self.audio, torch.float32, settings.normalize)
+        if self.pooled_matters or self.sources_matter:
+            self.finish_maps(own_vectors)
+        if self.need_audio:
+            own = reduce_scatter(self.of_vectors, batch.peers)
+            own = _rows.unit_rows_backward(own, own_vectors, lengths, settings.normalize)
+            self.grad_audio.copy_(own)
+        return -self.of_tau / batch.tau
+
+    def scratch(self, block: slice) -> Positions:
+        """Return where to write what the forward pass has read already."""
+        return Positions(torch.empty_like(self.kept.lengths[block]), *[self.nothing] * 3)
+
+    def logits_of(self, block: slice) -> tuple[Tensor, Tensor]:
+        """Return the logits of a block and where each is, made anew if they were not kept."""
+        batch, kept = self.batch, self.kept
+        if self.source is None:
+            logits, where = (t[block] if t.numel() else t for t in (kept.logits, kept.where))
+            return logits, where
+        b = len(batch.audio)
+        logits = self.nothing.new_empty(block.stop - block.start, b)
+        where = _rows.empty_index(batch.maps[block, :, None], b, batch.settings.needs_index)
+        make_logits(self.source, block, self.scratch(block), logits, where)
+        return logits, where
+
+    def carry_maxima(self, block: slice, grad: Tensor, logits: Tensor, where: Tensor) -> None:
+        """Carry the gradient of a block of logits to the features where each is the maximum."""
+        batch, precision = self.batch, self.batch.gram_precision
+        if self.need_audio:
+            maps = steps.map_operand(batch, block, self.scratch(block), precision)
+            steps.add_to_vectors(grad, where, self.bound, maps, self.of_vectors, precision)
+        if self.need_visual:
             steps.store_to_maps(
-                gradients.logits,
+                grad,
                 logits,
-                index,
-                bound,
+                where,
+                self.bound,
                 batch.tau,
-                vectors,
+                self.grams.audio,
                 batch.maps[block],
-                lengths,
-                grad_maps[block],
-                normalize=settings.normalize,
+                self.kept.lengths[block],
+                self.grad_maps[block],
+                normalize=batch.settings.normalize,
                 precision=precision,
             )
-        if settings.pools_mean and need_visual:
-            steps.add_product(gradients.logits, bound, vectors, grad_pooled[rows], precision)
-        if settings.pools_mean and need_audio:
-            means = steps.rows_of(grams.pooled, rows)
-            steps.add_product(gradients.logits.T, bound, means, grad_vectors, precision)
-        for gradient, operand, into, wanted in (
-            (gradients.audio, grams.audio, grad_vectors, need_audio),
-            (gradients.pooled, grams.pooled, grad_pooled, pooled_matters),
-            (gradients.sources, grams.sources, grad_sources, sources_matter),
-        ):
-            if gradient.numel() and wanted:
-                steps.add_gram_gradient(gradient, bound, rows, operand, into, precision)
 
-    own_vectors, vector_lengths = _rows.unit_rows(audio, torch.float32, settings.normalize)
-    if pooled_matters or sources_matter:
-        if pooled_matters and "fns_visual" in settings.terms:
-            own_pooled = reduce_scatter(grad_pooled, batch.peers)
-        else:
-            own_pooled = grad_pooled[own]
-        own_sources = reduce_scatter(grad_sources, batch.peers) if sources_matter else nothing
+    def carry_means(self, block: slice, grad: Tensor) -> None:
+        """Carry the gradient of a block of logits that are products of means."""
+        rows, precision = self.batch.rows(block), self.batch.gram_precision
+        if self.need_visual:
+            into = self.of_pooled[rows]
+            steps.add_product(grad, self.bound, self.grams.audio, into, precision)
+        if self.need_audio:
+            means = steps.rows_of(self.grams.pooled, rows)
+            steps.add_product(grad.T, self.bound, means, self.of_vectors, precision)
+
+    def carry_grams(self, block: slice, gradients: MatrixGradients) -> None:
+        """Carry the gradients of rows of the Gram matrices to their vectors."""
+        rows, precision = self.batch.rows(block), self.batch.gram_precision
+        for grad, vectors, into, wanted in (
+            (gradients.audio, self.grams.audio, self.of_vectors, self.need_audio),
+            (gradients.pooled, self.grams.pooled, self.of_pooled, self.pooled_matters),
+            (gradients.sources, self.grams.sources, self.of_sources, self.sources_matter),
+        ):
+            if grad.numel() and wanted:
+                steps.add_gram_gradient(grad, self.bound, rows, vectors, into, precision)
+
+    def finish_maps(self, own_vectors: Tensor) -> None:
+        """Carry the gradients of means and sources to the maps."""
+        batch, own = self.batch, self.batch.own
+        of_pooled = of_sources = self.nothing
+        if self.pooled_matters:
+            shared = "fns_visual" in batch.settings.terms
+            of_pooled = (
+                reduce_scatter(self.of_pooled, batch.peers) if shared else self.of_pooled[own]
+            )
+        if self.sources_matter:
+            of_sources = reduce_scatter(self.of_sources, batch.peers)
         of_own_vectors, tau_parts = finish(
             batch,
-            kept,
+            self.kept,
             own_vectors,
-            own_pooled if pooled_matters else nothing,
-            own_sources,
-            grad_maps,
-            add=settings.needs_index,
-            soft=soft,
+            of_pooled,
+            of_sources,
+            self.grad_maps,
+            add=batch.settings.needs_index,
+            soft=self.soft,
         )
-        if soft:
-            grad_vectors[own] += of_own_vectors
-            grad_tau += tau_parts.sum()
-
-    if need_audio:
-        own_grad = reduce_scatter(grad_vectors, batch.peers)
-        grad_audio.copy_(
-            _rows.unit_rows_backward(own_grad, own_vectors, vector_lengths, settings.normalize)
-        )
-    return -grad_tau / batch.tau
+        if self.soft:
+            self.of_vectors[own] += of_own_vectors
+            self.of_tau += tau_parts.sum()
 
 
 def finish(

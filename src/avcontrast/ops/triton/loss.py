@@ -9,9 +9,13 @@ from torch import Tensor
 
 from avcontrast.distributed import Peers, all_gather
 from avcontrast.ops._settings import Settings
-from avcontrast.ops.triton.backward import backward
+from avcontrast.ops.triton.backward import BackwardPass
 from avcontrast.ops.triton.forward import ForwardPass, Outputs, batch_of, empty_outputs
-from avcontrast.ops.triton.operands import NO_SECOND_DERIVATIVE, empty_gradients
+from avcontrast.ops.triton.operands import (
+    NO_SECOND_DERIVATIVE,
+    empty_gradients,
+    launching_on,
+)
 
 
 @torch.library.custom_op("avcontrast::triton_contrast", mutates_args=())
@@ -38,7 +42,7 @@ def contrast(
     settings = Settings(
         tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
     )
-    with torch.autocast(visual.device.type, enabled=False):
+    with launching_on(visual):
         peers = Peers(size, rank, group)
         outputs = empty_outputs(visual, audio, settings, peers, ignore, store, with_backward)
         everyone = all_gather(audio.contiguous(), peers)
@@ -109,12 +113,13 @@ def contrast_backward(
         tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
     )
     kept = Outputs(grad, logits, index, scales, sums, lengths, own_map, pooled, sources, everyone)
-    with torch.autocast(visual.device.type, enabled=False):
+    with launching_on(visual):
         all_audio = everyone if size > 1 else audio.contiguous()
         peers = Peers(size, rank, group)
         batch = batch_of(visual, all_audio, temperature, settings, peers, precision, ignore)
         grad_visual, grad_audio = empty_gradients(visual, audio, need_visual, need_audio)
-        grad_tau = backward(grad, audio, batch, kept, grad_visual, grad_audio, store=store)
+        way = BackwardPass(grad, audio, batch, kept, grad_visual, grad_audio, store=store)
+        grad_tau = way.run()
         if not need_temperature:
             grad_tau = grad_tau.new_empty(0)
         return grad_visual, grad_audio, grad_tau.to(temperature.dtype)

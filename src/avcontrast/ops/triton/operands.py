@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -38,6 +40,17 @@ def precision_of(visual: Tensor, audio: Tensor) -> str:
 def _global_precision() -> str:
     """Return the setting for fp32 products; a compiled step keeps the one it was traced with."""
     return torch.get_float32_matmul_precision()
+
+
+@contextmanager
+def launching_on(tensor: Tensor) -> Iterator[None]:
+    """Launch kernels where a tensor is, and have no autocast change what they are given."""
+    device = tensor.device
+    with (
+        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
 
 
 class Operand(NamedTuple):

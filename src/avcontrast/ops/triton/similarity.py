@@ -17,6 +17,7 @@ from avcontrast.ops.triton.operands import (
     SMALLEST_BOUND,
     Positions,
     empty_gradients,
+    launching_on,
 )
 from avcontrast.ops.triton.steps import Batch
 
@@ -31,7 +32,7 @@ def max_similarity(
     visual: Tensor, audio: Tensor, normalize: bool, precision: str, with_index: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the highest similarities, where they are, and the lengths of the features."""
-    with torch.autocast(visual.device.type, enabled=False):
+    with launching_on(visual):
         batch = _batch(visual, audio, normalize, precision)
         best, index, lengths = _empty_outputs(visual, audio, with_index)
         source = LogitsSource(batch, audio_operand(batch, precision), None)
@@ -75,7 +76,7 @@ def max_similarity_backward(
     need_audio: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients that are needed; the others are empty."""
-    with torch.autocast(visual.device.type, enabled=False):
+    with launching_on(visual):
         batch = _batch(visual, audio, normalize, precision)
         precision = batch.gram_precision
         grad = grad.contiguous()
