@@ -438,8 +438,9 @@ def test_reasons():
         assert ops.unsupported_reasons(backend, visual.double(), audio.double()) == wanted
     card = torch.device("cuda:0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        patch.setattr(ops, "find_spec", lambda name: None)
+        old = SimpleNamespace(major=7, minor=5)
+        patch.setattr(torch.cuda, "get_device_properties", lambda device: old)
+        patch.setattr(ops, "HAS_TRITON", False)
         assert ops._lacking(card) == [
             "the package triton is not installed",
             "cuda:0 has compute capability 7.5, it needs 8.0",

@@ -27,6 +27,9 @@ __all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsuppor
 BACKENDS = _checks.BACKENDS
 """Every backend, in the order in which ``"auto"`` considers them for all but small inputs."""
 
+HAS_TRITON = find_spec("triton") is not None
+"""Whether the package is there that compiles the kernels; it is imported on first use."""
+
 OLDEST_CAPABILITY = (8, 0)
 """Of a CUDA device with the instructions that the kernels are made of."""
 
@@ -66,7 +69,7 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
     check_choice("backend", backend, BACKENDS)
     reasons = []
     if backend.startswith("triton"):
-        reasons += _device_reasons(visual.device)
+        reasons += _lacking(visual.device)
         if torch.float64 in (visual.dtype, audio.dtype):
             reasons.append("the features are torch.float64, it computes in fp32")
         positions = visual.shape[2:].numel()
@@ -77,27 +80,22 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
     return reasons
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _device_reasons(device: torch.device) -> tuple[str, ...]:
-    """Return why the kernels cannot run on a device, which a compiler need not look into."""
-    return tuple(_lacking(device))
-
-
 def _lacking(device: torch.device) -> list[str]:
+    """Return why the kernels cannot run on a device."""
     if device.type != "cuda" or torch.version.hip is not None:
         place = "an AMD GPU" if device.type == "cuda" else f"{device}"
         return [f"visual is on {place}, it needs a CUDA device"]
     reasons = []
-    if find_spec("triton") is None:
+    if not HAS_TRITON:
         reasons.append("the package triton is not installed")
-    capability = torch.cuda.get_device_capability(device)
+    card = torch.cuda.get_device_properties(device)
+    capability = card.major, card.minor
     if capability < OLDEST_CAPABILITY:
         have, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY))
         reasons.append(f"{device} has compute capability {have}, it needs {needed}")
     return reasons
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _memory(device: torch.device) -> int:
     total: int = torch.cuda.get_device_properties(device).total_memory
     return total
