@@ -60,13 +60,6 @@ def map_constants(positions: int) -> dict[str, Any]:
     return {"POSITIONS": positions, "CHANNELS": CHANNELS, "CHANNELS_PADDED": CHANNELS}
 
 
-def tiled(tile: tiles.Tile, *, channels: bool = False) -> dict[str, Any]:
-    """Return the constants of a tile, whose columns may be channels."""
-    columns = "CHANNELS_TILE" if channels else "COLUMNS"
-    sizes = {"ROWS": tile.rows, columns: tile.columns, "DEPTH": tile.depth}
-    return sizes if channels else {**sizes, "GROUP": 8}
-
-
 def cases(arch: int, sizes: Sequence[int]) -> Iterator[Case]:
     """Yield every kernel with every tile of its table, for maps of some sizes."""
     table = tiles.TILES[max(key for key in tiles.TILES if key <= arch)]
@@ -74,7 +67,7 @@ def cases(arch: int, sizes: Sequence[int]) -> Iterator[Case]:
         for precision in ("raw", "single", "split"):
             for tile in table[f"maximum {precision}"]:
                 constants = {
-                    **tiled(tile),
+                    **tile.sizes(),
                     "POSITIONS": positions,
                     "CHANNELS_PADDED": CHANNELS,
                     "RAW": precision == "raw",
@@ -89,12 +82,12 @@ def cases(arch: int, sizes: Sequence[int]) -> Iterator[Case]:
                 yield Case(name, maximum.maximum_kernel, constants, tile, True, types)
         for precision in ("single", "split"):
             for tile in table[f"to vectors {precision}"]:
-                constants = {**map_constants(positions), **tiled(tile, channels=True)}
+                constants = {**map_constants(positions), **tile.sizes()}
                 constants["SPLIT"] = precision == "split"
                 name = f"to vectors {precision} {positions}"
                 yield Case(name, products.to_vectors_kernel, constants, tile, True, {})
             for tile in table[f"to maps {precision}"]:
-                constants = {**map_constants(positions), **tiled(tile, channels=True)}
+                constants = {**map_constants(positions), **tile.sizes()}
                 constants |= {"SPLIT": precision == "split", "NORMALIZE": True}
                 name = f"to maps {precision} {positions}"
                 yield Case(name, products.to_maps_kernel, constants, tile, True, {})
@@ -152,14 +145,14 @@ def matrix_cases(table: dict[str, tuple[tiles.Tile, ...]]) -> Iterator[Case]:
     for precision in ("single", "split"):
         split = {"CHANNELS_PADDED": CHANNELS, "SPLIT": precision == "split"}
         for tile in table[f"statistics {precision}"]:
-            constants = {**tiled(tile), **split}
+            constants = {**tile.sizes(), **split}
             kernel = adjacency.statistics_kernel
             yield Case(f"statistics {precision}", kernel, constants, tile, True, {})
         for tile in table[f"matrices {precision}"]:
             terms = dict.fromkeys(("FNS_AUDIO", "FNS_VISUAL", "TNE"), True)
             directions = dict.fromkeys(("CE_AUDIO", "CE_VISUAL"), True)
             for anchor in ("visual", "audio"):
-                constants = {**tiled(tile), **split, **terms, "BY_COLUMN": anchor == "audio"}
+                constants = {**tile.sizes(), **split, **terms, "BY_COLUMN": anchor == "audio"}
                 constants["IGNORE"] = True
                 name = f"terms {precision} {anchor}"
                 yield Case(name, adjacency.terms_kernel, constants, tile, True, {})
@@ -167,7 +160,7 @@ def matrix_cases(table: dict[str, tuple[tiles.Tile, ...]]) -> Iterator[Case]:
                 name = f"gradients {precision} {anchor}"
                 yield Case(name, adjacency.gradients_kernel, constants, tile, True, {})
         for tile in table[f"product {precision}"]:
-            constants = {**tiled(tile, channels=True), **split, "CHANNELS": CHANNELS}
+            constants = {**tile.sizes(), **split, "CHANNELS": CHANNELS}
             kernel = products.product_kernel
             yield Case(f"product {precision}", kernel, constants, tile, True, {})
     combine = adjacency.combine_kernel
@@ -181,7 +174,7 @@ def plain_cases(table: dict[str, tuple[tiles.Tile, ...]]) -> Iterator[Case]:
     tile = table["maximum single"][0]
     off = dict.fromkeys(("RAW", "SPLIT", "INDEX", "SOFTMAX", "IGNORE"), False)
     constants = {
-        **tiled(tile),
+        **tile.sizes(),
         "POSITIONS": 49,
         "CHANNELS_PADDED": CHANNELS,
         **off,
@@ -190,11 +183,11 @@ def plain_cases(table: dict[str, tuple[tiles.Tile, ...]]) -> Iterator[Case]:
     yield Case("maximum alone", maximum.maximum_kernel, constants, tile, True, {})
     tile = table["matrices single"][0]
     off = dict.fromkeys(("SPLIT", "FNS_AUDIO", "FNS_VISUAL", "TNE", "BY_COLUMN", "IGNORE"), False)
-    constants = {**tiled(tile), "CHANNELS_PADDED": CHANNELS, **off}
+    constants = {**tile.sizes(), "CHANNELS_PADDED": CHANNELS, **off}
     constants |= {"CE_AUDIO": True, "CE_VISUAL": True, "DETACH": True}
     yield Case("gradients alone", adjacency.gradients_kernel, constants, tile, False, {})
     tile = table["to maps single"][0]
-    constants = {**sizes, **tiled(tile, channels=True), "SPLIT": False, "NORMALIZE": False}
+    constants = {**sizes, **tile.sizes(), "SPLIT": False, "NORMALIZE": False}
     yield Case("to maps alone", products.to_maps_kernel, constants, tile, True, {})
     padded, block = tiles.map_block(49)
     warps = tiles.Tile(0, 0, 0, tiles.MAP_WARPS, 1)

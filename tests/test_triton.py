@@ -1,45 +1,21 @@
-"""The CUDA kernels: on a GPU where there is one, and otherwise in Triton's interpreter."""
+"""The CUDA kernels against the definition: on a GPU if there is one, else in the interpreter."""
 
 from __future__ import annotations
 
-from functools import partial
-from types import SimpleNamespace
-
 import pytest
 import torch
-from processes import Cluster, kernels_step, paired_features
-from test_memory import extra_bytes
+from kernel_cases import CASES, DEVICE, error, exact, features, results
 
-from avcontrast import FNACLoss, InfoNCE, functional, ops
+from avcontrast.distributed import ALONE
 from avcontrast.ops import dense
 from avcontrast.ops._settings import TERMS, Settings
 
 kernels = pytest.importorskip("avcontrast.ops.triton", reason="needs the package triton")
 
-from avcontrast.ops.triton import operands, steps, tiles  # noqa: E402
+from avcontrast.ops.triton import batch as batches  # noqa: E402
+from avcontrast.ops.triton import operands  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
-
-BOTH = TERMS[:2]
-CASES = {
-    "all terms": Settings(TERMS),
-    "one direction": Settings(TERMS[:1]),
-    "InfoNCE": Settings(BOTH),
-    "InfoNCE, mean pooling": Settings(BOTH, pooling="mean"),
-    "mean pooling": Settings(TERMS, pooling="mean"),
-    "soft mask": Settings(TERMS, mask="soft"),
-    "audio anchor": Settings(TERMS, anchor="audio"),
-    "detached": Settings(TERMS, detach_adjacency=True),
-    "detached, audio anchor": Settings(TERMS, anchor="audio", detach_adjacency=True),
-    "suppression": Settings(TERMS[2:4]),
-    "suppression by vision": Settings(TERMS[3:4]),
-    "suppression by audio, audio anchor": Settings(TERMS[2:3], anchor="audio"),
-    "enhancement": Settings(TERMS[4:]),
-    "enhancement, soft, detached": Settings(TERMS[4:], mask="soft", detach_adjacency=True),
-    "not normalised": Settings(TERMS, normalize=False),
-    "not normalised, soft": Settings(TERMS, normalize=False, mask="soft"),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -48,34 +24,6 @@ def precision():
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
-
-
-def features(b, d=16, size=(2, 3), *, dtype=torch.float32, aligned=0.5, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    audio = torch.randn(b, d, generator=generator)
-    visual = torch.randn(b, d, *size, generator=generator) + aligned * audio[:, :, None, None]
-    return visual.to(DEVICE, dtype), audio.to(DEVICE, dtype)
-
-
-def results(backend, visual, audio, settings, tau=0.05, grad=None, **options):
-    """Values of the terms and gradients of features and temperature, for given ``grad``."""
-    visual, audio = (x.detach().clone().requires_grad_() for x in (visual, audio))
-    dtype = torch.promote_types(visual.dtype, torch.float32)
-    tau = torch.tensor(tau, dtype=dtype, device=DEVICE, requires_grad=True)
-    values = torch.stack(backend.contrast(visual, audio, tau, settings, **options))
-    if grad is None:
-        grad = torch.linspace(0.5, 1.5, values.numel()).reshape(values.shape).to(values)
-    values.backward(grad)
-    return values.detach(), visual.grad, audio.grad, tau.grad
-
-
-def exact(visual, audio, settings, tau=0.05, **options):
-    return results(dense, visual.double(), audio.double(), settings, tau, **options)
-
-
-def error(found, wanted):
-    """The length of the difference over that of what is wanted."""
-    return ((found.double() - wanted).norm() / wanted.norm()).item()
 
 
 @pytest.mark.parametrize("store", [True, False], ids=["store", "stream"])
@@ -170,13 +118,15 @@ def test_precision_follows_dtypes_autocast_and_the_global_setting():
     fp32, fp16, bf16 = (
         torch.zeros(1, dtype=d) for d in (torch.float32, torch.half, torch.bfloat16)
     )
-    assert operands.precision_of(fp32, fp32) == "split"
+    assert operands.precision_of(fp32, fp32) == "as set"
+    assert operands.decided("as set") == "split"
+    assert operands.decided("raw") == "raw"
     assert operands.precision_of(bf16, bf16) == operands.precision_of(fp16, fp16) == "raw"
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert operands.precision_of(fp32, fp32) == operands.precision_of(bf16, fp32) == "single"
         assert operands.precision_of(bf16, bf16) == "raw"
     torch.set_float32_matmul_precision("high")
-    assert operands.precision_of(fp32, fp32) == "single"
+    assert operands.decided("as set") == "single"
 
 
 @pytest.mark.parametrize("layout", ["channels last", "sliced", "transposed", "positions apart"])
@@ -305,11 +255,12 @@ def test_two_runs_give_the_same_bits():
 @pytest.mark.parametrize("store", [True, False], ids=["store", "stream"])
 def test_blocks_of_images_do_not_matter(monkeypatch, store):
     visual, audio = features(20)
-    monkeypatch.setattr(steps, "BLOCK_ROWS", 16)
     wanted = results(kernels, visual, audio, CASES["audio anchor"], store=store)
-    block = partial(steps.image_blocks, bytes_each=1, budget=1)
-    monkeypatch.setattr(steps, "row_blocks", block)
-    monkeypatch.setattr(steps, "operand_blocks", block)
+    for name, size in (("BLOCK_ROWS", 16), ("LEAST_BYTES", 1), ("WORKSPACE_BYTES", 1)):
+        monkeypatch.setattr(batches, name, size)
+    one = torch.ones(())
+    call = batches.batch_of(visual, audio, one, CASES["audio anchor"], ALONE, "split")
+    assert len(list(batches.row_blocks(call))) == len(list(batches.operand_blocks(call))) == 2
     for left, right in zip(
         results(kernels, visual, audio, CASES["audio anchor"], store=store), wanted
     ):
@@ -367,182 +318,3 @@ def test_max_similarity_of_any_sets(n, m, normalize):
         into += [best.detach(), *(x.grad for x in inputs)]
     for left, right in zip(found, wanted):
         assert error(left, right) <= 5e-6
-
-
-@pytest.mark.parametrize("store", [True, False], ids=["store", "stream"])
-def test_opcheck(store):
-    from avcontrast.distributed import ALONE
-    from avcontrast.ops.triton import loss, similarity
-
-    visual, audio = (x.requires_grad_() for x in features(5, 16, (2, 2)))
-    tau = torch.tensor(0.1, device=DEVICE, requires_grad=True)
-    terms, *options = Settings(TERMS, mask="soft")
-    arguments = (visual, audio, tau, None, " ".join(terms), *options, *ALONE, "split", store, True)
-    torch.library.opcheck(loss.contrast, arguments)
-    torch.library.opcheck(similarity.max_similarity, (visual, audio, True, "split", True))
-
-
-@pytest.fixture
-def any_device(monkeypatch):
-    """Let the front door choose the kernels for tensors of the CPU."""
-    if DEVICE == "cpu":
-        monkeypatch.setattr(ops, "_lacking", lambda device: [])
-
-
-@pytest.mark.usefixtures("any_device")
-@pytest.mark.parametrize("backend", ["triton", "triton-stream"])
-@pytest.mark.parametrize("loss", [FNACLoss, InfoNCE])
-def test_losses_by_name(loss, backend):
-    visual, audio = (x.requires_grad_() for x in features(18))
-    found = loss(backend=backend)(visual, audio)
-    wanted = loss(backend="dense")(visual, audio)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    found.backward()
-    for x in (visual, audio):
-        assert x.grad.isfinite().all()
-    best = functional.max_similarity(visual, audio, backend=backend)
-    torch.testing.assert_close(best, functional.max_similarity(visual, audio, backend="dense"))
-    vectors = InfoNCE(backend=backend)(visual.mean((2, 3)), audio)
-    torch.testing.assert_close(vectors, InfoNCE(backend="dense")(visual.mean((2, 3)), audio))
-
-
-@pytest.mark.usefixtures("any_device")
-@pytest.mark.parametrize("backend", ["triton", "auto"])
-def test_compiled_equals_eager(backend, monkeypatch):
-    torch.compiler.reset()
-    card = SimpleNamespace(total_memory=2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    monkeypatch.setattr(ops, "SMALL_MAP_ELEMENTS", 0)
-    assert ops.select_backend(backend, *features(18)) == "triton"
-    criterion = FNACLoss(backend=backend)
-    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager", dynamic=True)
-    for b in (18, 17):
-        visual, audio = (x.requires_grad_() for x in features(b))
-        found, wanted = compiled(visual, audio), criterion(visual, audio)
-        assert torch.equal(found, wanted)
-        for left, right in zip(
-            torch.autograd.grad(found, (visual, audio)),
-            torch.autograd.grad(wanted, (visual, audio)),
-        ):
-            assert torch.equal(left, right)
-
-
-def test_reasons():
-    visual, audio = torch.zeros(4, 8, 40, 40), torch.zeros(4, 8)
-    wanted = [
-        "visual is on cpu, it needs a CUDA device",
-        "the features are torch.float64, it computes in fp32",
-        "the maps have 1600 positions, it takes up to 1024",
-    ]
-    for backend in ("triton", "triton-stream"):
-        assert ops.unsupported_reasons(backend, visual.double(), audio.double()) == wanted
-    card = torch.device("cuda:0")
-    with pytest.MonkeyPatch.context() as patch:
-        old = SimpleNamespace(major=7, minor=5)
-        patch.setattr(torch.cuda, "get_device_properties", lambda device: old)
-        patch.setattr(ops, "HAS_TRITON", False)
-        assert ops._lacking(card) == [
-            "the package triton is not installed",
-            "cuda:0 has compute capability 7.5, it needs 8.0",
-        ]
-        patch.setattr(torch.version, "hip", "6.0")
-        assert ops._lacking(card) == ["visual is on an AMD GPU, it needs a CUDA device"]
-
-
-def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch):
-    monkeypatch.setattr(ops, "_lacking", lambda device: [])
-    visual, audio = torch.zeros(4096, 2, 4, 4), torch.zeros(4096, 2)
-    for memory, processes, wanted in (
-        (14 * 4096**2, 1, "triton"),
-        (14 * 4096**2 - 1, 1, "triton-stream"),
-        (14 * 4096**2, 2, "triton-stream"),
-    ):
-        card = SimpleNamespace(total_memory=memory)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
-        assert ops.select_backend("auto", visual, audio, processes) == wanted
-
-
-@pytest.mark.dist
-@pytest.mark.skipif(DEVICE == "cuda", reason="needs gloo and the interpreter")
-@pytest.mark.parametrize("options", [{}, {"anchor": "audio", "mask": "soft"}], ids=["", "audio"])
-@pytest.mark.parametrize("backend", ["triton", "triton-stream"])
-def test_processes_share_a_batch(cluster, backend, options):
-    pairs = 34
-    found = cluster.run(kernels_step, backend, options, pairs)
-    inputs = [x.double().requires_grad_() for x in paired_features(pairs)]
-    loss = functional.fnac(*inputs, backend="dense", **options).loss
-    wanted = torch.autograd.grad(loss, inputs)
-    for value, *_ in found:
-        torch.testing.assert_close(value.double(), loss.detach(), rtol=1e-5, atol=0)
-    for grads, right in zip(zip(*(grads for _, *grads in found)), wanted):
-        assert error(torch.cat(grads), right) <= 5e-6
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    cluster = Cluster(2)
-    yield cluster
-    cluster.close()
-
-
-class NoKernel:
-    """Stands for a kernel whose results do not matter."""
-
-    def __getitem__(self, grid):
-        return lambda *args, **kwargs: None
-
-
-@pytest.mark.skipif(DEVICE == "cuda", reason="counts allocations on the CPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(
-    ("b", "d", "size", "store"),
-    [
-        (1024, 512, (7, 7), True),
-        (1024, 512, (7, 7), False),
-        (3000, 64, (7, 7), True),
-        (3000, 64, (7, 7), False),
-        (256, 512, (14, 14), True),
-    ],
-)
-def test_memory_contract(monkeypatch, b, d, size, store, dtype):
-    """All memory comes from PyTorch: kernels that do nothing allocate as much as real ones."""
-    for module in (steps, operands, kernels_backward()):
-        for name in dir(module):
-            if name.endswith("_kernel"):
-                monkeypatch.setattr(module, name, NoKernel())
-    monkeypatch.setattr(steps, "tile_for", lambda kernel, *_: tiles.HOPPER[kernel][0])
-    monkeypatch.setattr(steps, "multiprocessors", lambda device: 132)
-    visual = torch.zeros(b, d, *size, dtype=dtype, requires_grad=True)
-    audio = torch.zeros(b, d, dtype=dtype, requires_grad=True)
-    tau = torch.tensor(0.05)
-
-    def step():
-        torch.stack(
-            kernels.contrast(visual, audio, tau, Settings(TERMS), store=store)
-        ).sum().backward()
-
-    highest, _ = extra_bytes(step)
-    gradients = (visual.numel() + audio.numel()) * dtype.itemsize
-    pairs = 7 * b**2 if store else 2 * b**2
-    assert highest - gradients <= 2 * visual.numel() + pairs + 16e6
-    if store:
-        assert highest - gradients >= 5 * b**2
-
-
-def kernels_backward():
-    from avcontrast.ops.triton import backward
-
-    return backward
-
-
-def test_tables():
-    for table in tiles.TILES.values():
-        assert table.keys() == tiles.HOPPER.keys()
-        for choices in table.values():
-            for tile in choices:
-                assert 128 % tile.rows == 0
-                assert all(size & (size - 1) == 0 for size in tile[:4])
-    for positions in (1, 49, 196, 1024):
-        padded, block = tiles.map_block(positions)
-        assert padded >= positions
-        assert padded * block <= 2**14

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, all_gather, reduce_scatter
 from avcontrast.ops import _adjacency, _rows, _sources
+from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import Settings, compute_dtype
 
 
@@ -95,37 +96,14 @@ def _max_similarity_backward(
 
 
 @_max_similarity_backward.register_fake
-def _(
-    grad: Tensor,
-    visual: Tensor,
-    audio: Tensor,
-    index: Tensor,
-    normalize: bool,
-    need_visual: bool,
-    need_audio: bool,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, visual: Tensor, audio: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    need_visual, need_audio = others[-2:]
     return _empty_maps_if(need_visual, visual), _empty_like_if(need_audio, audio)
 
 
-def _max_similarity_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    visual, audio, ctx.normalize, _ = inputs
-    _, index = output
-    ctx.mark_non_differentiable(index)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(visual, audio, index)
-
-
-def _max_similarity_grad(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return None, None, None, None
-    need_visual, need_audio, *_ = ctx.needs_input_grad
-    grad_visual, grad_audio = _max_similarity_backward(
-        grad, *ctx.saved_tensors, ctx.normalize, need_visual, need_audio
-    )
-    return grad_visual if need_visual else None, grad_audio if need_audio else None, None, None
-
-
-_max_similarity.register_autograd(_max_similarity_grad, setup_context=_max_similarity_setup)
+register_gradient(
+    _max_similarity, _max_similarity_backward, tensors=2, differentiable=2, name="blockwise"
+)
 
 
 @torch.library.custom_op("avcontrast::contrast", mutates_args=())
@@ -211,15 +189,9 @@ def _(
     terms: str,
     normalize: bool,
     pooling: str,
-    threshold: float,
-    mask: str,
-    anchor: str,
-    detach_adjacency: bool,
-    size: int,
-    rank: int,
-    group: str,
-    with_backward: bool,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    size, rank, group, with_backward = others[-4:]
     settings = Settings(tuple(terms.split()), normalize, pooling)
     peers = Peers(size, rank, group)
     return _empty_outputs(visual, audio, ignore, settings, peers, with_backward)
@@ -336,35 +308,9 @@ def _contrast_backward(
 
 @_contrast_backward.register_fake
 def _(
-    grad: Tensor,
-    visual: Tensor,
-    audio: Tensor,
-    temperature: Tensor,
-    ignore: Tensor | None,
-    logits: Tensor,
-    index: Tensor,
-    scales: Tensor,
-    sums: Tensor,
-    pooled: Tensor,
-    own_map: Tensor,
-    sources: Tensor,
-    kept: Tensor,
-    lengths: Tensor,
-    vectors: Tensor,
-    terms: str,
-    normalize: bool,
-    pooling: str,
-    threshold: float,
-    mask: str,
-    anchor: str,
-    detach_adjacency: bool,
-    size: int,
-    rank: int,
-    group: str,
-    need_visual: bool,
-    need_audio: bool,
-    need_temperature: bool,
+    grad: Tensor, visual: Tensor, audio: Tensor, temperature: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    need_visual, need_audio, need_temperature = others[-3:]
     return (
         _empty_maps_if(need_visual, visual),
         _empty_like_if(need_audio, audio),
@@ -372,24 +318,7 @@ def _(
     )
 
 
-def _contrast_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    visual, audio, temperature, ignore, *ctx.options, _ = inputs
-    _, *kept = output
-    ctx.mark_non_differentiable(*kept)
-    ctx.set_materialize_grads(False)  # else zeros as large as the logits are made for them
-    ctx.save_for_backward(visual, audio, temperature, ignore, *kept)
-
-
-def _contrast_grad(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * len(ctx.needs_input_grad)
-    needed = ctx.needs_input_grad[:3]
-    grads = _contrast_backward(grad, *ctx.saved_tensors, *ctx.options, *needed)
-    given = (grad if need else None for grad, need in zip(grads, needed, strict=True))
-    return *given, *[None] * (len(ctx.needs_input_grad) - 3)
-
-
-_contrast.register_autograd(_contrast_grad, setup_context=_contrast_setup)
+register_gradient(_contrast, _contrast_backward, tensors=4, differentiable=3, name="blockwise")
 
 
 def _empty_maps_if(needed: bool, visual: Tensor) -> Tensor:
@@ -431,13 +360,3 @@ def _empty_outputs(
         empty(n, positions, 1, needed=keep_rows),
         empty(b, d, needed=peers.size > 1),
     )
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-    raise RuntimeError(
-        "the blockwise backend has no second derivative; use backend='dense' for double backward"
-    )
-
-
-_max_similarity_backward.register_autograd(_no_second_derivative)
-_contrast_backward.register_autograd(_no_second_derivative)

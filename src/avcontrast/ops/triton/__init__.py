@@ -2,7 +2,7 @@
 
 What they compute, and why in this form, is told in ``ops._rows`` and ``ops._adjacency``. From the
 outside in: ``loss`` and ``similarity`` are the operators that PyTorch sees, ``forward`` and
-``backward`` put the steps in order, ``steps`` launches the kernels.
+``backward`` put the steps in order, which ``logits``, ``matrices`` and ``products`` launch.
 """
 
 from avcontrast.ops.triton.api import contrast, max_similarity

@@ -8,16 +8,13 @@ from torch import Tensor
 from avcontrast.distributed import all_gather, reduce_scatter
 from avcontrast.ops import _rows
 from avcontrast.ops._settings import TERMS
-from avcontrast.ops.triton import steps
-from avcontrast.ops.triton.forward import (
-    Outputs,
-    gram_operands,
-    logits_source,
-    make_logits,
-)
+from avcontrast.ops.triton import products
+from avcontrast.ops.triton.batch import Batch, row_blocks
+from avcontrast.ops.triton.forward import Outputs
 from avcontrast.ops.triton.kernels.finish import finish_kernel
-from avcontrast.ops.triton.operands import SMALLEST_BOUND, Positions
-from avcontrast.ops.triton.steps import Batch, MatrixGradients
+from avcontrast.ops.triton.logits import logits_source, make_logits, map_operand
+from avcontrast.ops.triton.matrices import MatrixGradients, gram_operands, matrix_gradients
+from avcontrast.ops.triton.operands import SMALLEST_BOUND, Positions, rows_of
 from avcontrast.ops.triton.tiles import MAP_WARPS, map_block
 
 
@@ -74,9 +71,9 @@ class BackwardPass:
     def run(self) -> Tensor:
         """Fill in the gradients of the features; return that of the temperature."""
         batch, settings = self.batch, self.batch.settings
-        for block in steps.row_blocks(batch):
+        for block in row_blocks(batch):
             logits, where = self.logits_of(block)
-            gradients = steps.matrix_gradients(
+            gradients = matrix_gradients(
                 batch, block, self.grads, logits, self.grams, self.kept.scales, self.kept.sums
             )
             self.of_tau += gradients.tau.sum()
@@ -114,10 +111,10 @@ class BackwardPass:
         """Carry the gradient of a block of logits to the features where each is the maximum."""
         batch, precision = self.batch, self.batch.gram_precision
         if self.need_audio:
-            maps = steps.map_operand(batch, block, self.scratch(block), precision)
-            steps.add_to_vectors(grad, where, self.bound, maps, self.of_vectors, precision)
+            maps = map_operand(batch, block, self.scratch(block), precision)
+            products.add_to_vectors(grad, where, self.bound, maps, self.of_vectors, precision)
         if self.need_visual:
-            steps.store_to_maps(
+            products.store_to_maps(
                 grad,
                 logits,
                 where,
@@ -136,10 +133,10 @@ class BackwardPass:
         rows, precision = self.batch.rows(block), self.batch.gram_precision
         if self.need_visual:
             into = self.of_pooled[rows]
-            steps.add_product(grad, self.bound, self.grams.audio, into, precision)
+            products.add_product(grad, self.bound, self.grams.audio, into, precision)
         if self.need_audio:
-            means = steps.rows_of(self.grams.pooled, rows)
-            steps.add_product(grad.T, self.bound, means, self.of_vectors, precision)
+            means = rows_of(self.grams.pooled, rows)
+            products.add_product(grad.T, self.bound, means, self.of_vectors, precision)
 
     def carry_grams(self, block: slice, gradients: MatrixGradients) -> None:
         """Carry the gradients of rows of the Gram matrices to their vectors."""
@@ -150,7 +147,7 @@ class BackwardPass:
             (gradients.sources, self.grams.sources, self.of_sources, self.sources_matter),
         ):
             if grad.numel() and wanted:
-                steps.add_gram_gradient(grad, self.bound, rows, vectors, into, precision)
+                products.add_gram_gradient(grad, self.bound, rows, vectors, into, precision)
 
     def finish_maps(self, own_vectors: Tensor) -> None:
         """Carry the gradients of means and sources to the maps."""

@@ -22,16 +22,15 @@ from avcontrast.ops._adjacency import (
 )
 from avcontrast.ops._rows import empty_index
 from avcontrast.ops._settings import Settings
-from avcontrast.ops.triton import steps
-from avcontrast.ops.triton.operands import (
-    Operand,
-    Positions,
-    flat,
-    is_operand,
-    largest_length,
-    vector_operand,
+from avcontrast.ops.triton.batch import Batch, operand_blocks, row_blocks
+from avcontrast.ops.triton.logits import logits_source, make_logits, read_maps
+from avcontrast.ops.triton.matrices import (
+    adjacency_terms,
+    combine,
+    gram_operands,
+    measure_gram,
 )
-from avcontrast.ops.triton.steps import Batch, Grams, Statistics
+from avcontrast.ops.triton.operands import Positions
 
 
 class Outputs(NamedTuple):
@@ -80,93 +79,6 @@ def empty_outputs(
     )
 
 
-def batch_of(
-    visual: Tensor,
-    audio: Tensor,
-    temperature: Tensor,
-    settings: Settings,
-    peers: Peers,
-    precision: str,
-    ignore: Tensor | None = None,
-) -> Batch:
-    """Return what a call is about; ``audio`` is that of all processes."""
-    largest_map = largest_length(visual, settings.normalize)
-    return Batch(
-        flat(visual),
-        audio,
-        temperature.to(torch.float32),
-        all_reduce(largest_map, peers, highest=True),
-        largest_length(audio, settings.normalize),
-        settings,
-        peers,
-        precision,
-        ignore,
-    )
-
-
-def audio_operand(batch: Batch, precision: str) -> tuple[Operand, Tensor]:
-    """Return the audio vectors of all processes as operand, and their lengths."""
-    return vector_operand(
-        batch.audio, batch.largest_audio, normalize=batch.settings.normalize, precision=precision
-    )
-
-
-def gram_operands(
-    batch: Batch, pooled: Tensor, sources: Tensor, audio: Operand | None = None
-) -> Grams:
-    """Return the operands of the Gram matrices; ``audio`` if that is already there."""
-    precision = batch.gram_precision
-    if audio is None:
-        audio, _ = audio_operand(batch, precision)
-    grams = {"audio": audio, "pooled": audio, "sources": audio}
-    for name, vectors in (("pooled", pooled), ("sources", sources)):
-        if vectors.numel():
-            grams[name], _ = vector_operand(
-                vectors, batch.largest_map, normalize=False, precision=precision
-            )
-    return Grams(**grams)
-
-
-class LogitsSource(NamedTuple):
-    """What the logits of a block are made of; of mean features, these are the maps."""
-
-    batch: Batch
-    audio: tuple[Operand, Tensor]
-    pooled: Operand | None
-
-
-def logits_source(batch: Batch, grams: Grams, pooled: Tensor) -> LogitsSource:
-    """Return what the logits of any block can be made from."""
-    if batch.settings.pools_mean:
-        means = batch._replace(maps=pooled[batch.own, :, None], precision=batch.gram_precision)
-        return LogitsSource(means, (grams.audio, pooled), steps.rows_of(grams.pooled, batch.own))
-    if batch.precision == "raw":
-        return LogitsSource(batch, audio_operand(batch, "raw"), None)
-    return LogitsSource(batch, (grams.audio, pooled), None)
-
-
-def make_logits(
-    source: LogitsSource,
-    block: slice,
-    read: Positions,
-    logits: Tensor,
-    index: Tensor,
-    positives: Tensor | None = None,
-) -> Statistics:
-    """Fill in the logits of a block, and what else is wanted of its maps."""
-    batch = source.batch
-    operand = None
-    if source.pooled is not None:
-        operand = steps.rows_of(source.pooled, block)
-    elif is_operand(batch.maps, batch.precision):
-        steps.read_maps(batch, block, read)
-    else:
-        operand = steps.map_operand(batch, block, read, batch.precision)
-    return steps.maximum(
-        batch, block, operand, read.lengths, source.audio, logits, index, positives
-    )
-
-
 class ForwardPass:
     """One pass over a batch, which fills in the outputs."""
 
@@ -187,8 +99,8 @@ class ForwardPass:
         outputs.sums.zero_()
         read_first = not self.store or not settings.needs_index
         if read_first:
-            for block in steps.operand_blocks(self.batch):
-                steps.read_maps(self.batch, block, self.wanted(block))
+            for block in operand_blocks(self.batch):
+                read_maps(self.batch, block, self.wanted(block))
             self.measure_grams()
         # Rows of a match are known as soon as their logits are; columns only at the end.
         at_once = bool(self.terms) and not self.store and not self.by_column
@@ -197,7 +109,7 @@ class ForwardPass:
         if not read_first:
             self.measure_grams()
         if self.terms and not (at_once and settings.needs_logits):
-            for block in steps.row_blocks(self.batch):
+            for block in row_blocks(self.batch):
                 self.sum_terms(block, self.logits_of(block))
         self.share_columns()
         self.store_values()
@@ -221,7 +133,7 @@ class ForwardPass:
         self.grams = gram_operands(batch, pooled, sources, self.grams.audio)
         for name in needed_grams(batch.settings):
             scale = self.outputs.scales[SOFTMAXES.index(name)]
-            steps.measure_gram(batch, getattr(self.grams, name), scale[:, batch.own])
+            measure_gram(batch, getattr(self.grams, name), scale[:, batch.own])
             if self.by_column:
                 scale.copy_(all_gather(scale[:, batch.own].T, batch.peers).T)
 
@@ -231,16 +143,16 @@ class ForwardPass:
         source = logits_source(batch, self.grams, outputs.pooled)
         to_audio, to_visual = scales[:2]
         columns, match_columns = [], []
-        for block in steps.operand_blocks(batch) if self.store else steps.row_blocks(batch):
+        for block in operand_blocks(batch) if self.store else row_blocks(batch):
             rows, positives = batch.rows(block), self.positives[block]
             logits = self.room_for_logits(block)
             where = outputs.where[block] if outputs.where.numel() else outputs.where
             read_to = self.wanted(block, everything=read)
             found = make_logits(source, block, read_to, logits, where, positives)
-            steps.combine(found.rows, positives, to_audio[:, rows])
+            combine(found.rows, positives, to_audio[:, rows])
             columns.append(found.columns)
             if batch.match == "rows":
-                steps.combine(found.match, positives, scales[-1][:, rows])
+                combine(found.match, positives, scales[-1][:, rows])
             elif batch.match == "columns":
                 match_columns.append(found.match)
             if with_terms:
@@ -270,7 +182,7 @@ class ForwardPass:
     def sum_terms(self, block: slice, logits: Tensor) -> None:
         """Add what a block contributes to the adjacency terms."""
         rows, sums = self.batch.rows(block), self.outputs.sums
-        of_rows, of_columns = steps.adjacency_terms(
+        of_rows, of_columns = adjacency_terms(
             self.batch, block, logits, self.grams, self.outputs.scales
         )
         for number, term in enumerate(PAIRS):
@@ -306,7 +218,7 @@ class ForwardPass:
 
 def measure_columns(batch: Batch, parts: Tensor, positives: Tensor, scale: Tensor) -> None:
     """Fill in how the columns of the logits are scaled, of which this process has a part."""
-    steps.combine(parts, all_gather(positives, batch.peers), scale)
+    combine(parts, all_gather(positives, batch.peers), scale)
     if batch.peers.size > 1:
         highest, total, others = scale.unbind()
         own_highest = highest.clone()

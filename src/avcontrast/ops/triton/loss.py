@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import Peers, all_gather
+from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import Settings
 from avcontrast.ops.triton.backward import BackwardPass
-from avcontrast.ops.triton.forward import ForwardPass, Outputs, batch_of, empty_outputs
-from avcontrast.ops.triton.operands import (
-    NO_SECOND_DERIVATIVE,
-    empty_gradients,
-    launching_on,
-)
+from avcontrast.ops.triton.batch import batch_of
+from avcontrast.ops.triton.forward import ForwardPass, Outputs, empty_outputs
+from avcontrast.ops.triton.operands import empty_gradients, launching_on
 
 
 @torch.library.custom_op("avcontrast::triton_contrast", mutates_args=())
@@ -60,17 +58,9 @@ def _(
     terms: str,
     normalize: bool,
     pooling: str,
-    threshold: float,
-    mask: str,
-    anchor: str,
-    detach_adjacency: bool,
-    size: int,
-    rank: int,
-    group: str,
-    precision: str,
-    store: bool,
-    with_backward: bool,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    size, rank, group, _, store, with_backward = others[-6:]
     settings = Settings(tuple(terms.split()), normalize, pooling)
     peers = Peers(size, rank, group)
     return empty_outputs(visual, audio, settings, peers, ignore, store, with_backward)
@@ -140,26 +130,4 @@ def _(
     )
 
 
-def _contrast_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    visual, audio, temperature, ignore, *ctx.options, _ = inputs
-    _, *kept = output
-    ctx.mark_non_differentiable(*kept)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(visual, audio, temperature, ignore, *kept)
-
-
-def _contrast_grad(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * len(ctx.needs_input_grad)
-    needed = ctx.needs_input_grad[:3]
-    grads = contrast_backward(grad, *ctx.saved_tensors, *ctx.options, *needed)
-    given = (grad if need else None for grad, need in zip(grads, needed, strict=True))
-    return *given, *[None] * (len(ctx.needs_input_grad) - 3)
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-    raise RuntimeError(NO_SECOND_DERIVATIVE)
-
-
-contrast.register_autograd(_contrast_grad, setup_context=_contrast_setup)
-contrast_backward.register_autograd(_no_second_derivative)
+register_gradient(contrast, contrast_backward, tensors=4, differentiable=3, name="triton")

@@ -22,24 +22,19 @@ from avcontrast.ops.triton.tiles import CHANNEL_STEP, MAP_WARPS, map_block, padd
 SMALLEST_BOUND = 1e-30
 """Gradients are scaled by their bound before they are cast, which is zero if there is none."""
 
-NO_SECOND_DERIVATIVE = (
-    "the triton backend has no second derivative; use backend='dense' for double backward"
-)
-
 
 def precision_of(visual: Tensor, audio: Tensor) -> str:
-    """Return the precision that the dtypes, autocast and the global setting ask for."""
+    """Return the precision that dtypes and autocast ask for; else the global setting decides."""
     if visual.dtype == audio.dtype and visual.dtype in (torch.float16, torch.bfloat16):
         return "raw"
-    if torch.is_autocast_enabled(visual.device.type):
-        return "single"
-    return "split" if _global_precision() == "highest" else "single"
+    return "single" if torch.is_autocast_enabled(visual.device.type) else "as set"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _global_precision() -> str:
-    """Return the setting for fp32 products; a compiled step keeps the one it was traced with."""
-    return torch.get_float32_matmul_precision()
+def decided(precision: str) -> str:
+    """Return the precision of a call; operators ask, so that compiled steps heed the setting."""
+    if precision != "as set":
+        return precision
+    return "split" if torch.get_float32_matmul_precision() == "highest" else "single"
 
 
 @contextmanager
@@ -159,6 +154,12 @@ def vector_operand(
     into = Positions(lengths, empty, empty, empty)
     prepare(vectors[:, :, None], operand, into, largest, normalize=normalize, precision=precision)
     return operand, lengths
+
+
+def rows_of(operand: Operand, rows: slice) -> Operand:
+    """Return some rows of an operand."""
+    low = operand.low[rows] if operand.low.numel() else operand.low
+    return Operand(operand.high[rows], low, operand.largest)
 
 
 def is_operand(maps: Tensor, precision: str) -> bool:

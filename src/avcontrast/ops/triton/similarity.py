@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE
 from avcontrast.ops import _rows
+from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import Settings
-from avcontrast.ops.triton import steps
-from avcontrast.ops.triton.forward import LogitsSource, audio_operand, batch_of, make_logits
+from avcontrast.ops.triton import products
+from avcontrast.ops.triton.batch import Batch, batch_of, operand_blocks
+from avcontrast.ops.triton.logits import LogitsSource, make_logits, map_operand
+from avcontrast.ops.triton.matrices import audio_operand
 from avcontrast.ops.triton.operands import (
-    NO_SECOND_DERIVATIVE,
     SMALLEST_BOUND,
     Positions,
     empty_gradients,
     launching_on,
 )
-from avcontrast.ops.triton.steps import Batch
 
 
 def _batch(visual: Tensor, audio: Tensor, normalize: bool, precision: str) -> Batch:
@@ -35,9 +34,9 @@ def max_similarity(
     with launching_on(visual):
         batch = _batch(visual, audio, normalize, precision)
         best, index, lengths = _empty_outputs(visual, audio, with_index)
-        source = LogitsSource(batch, audio_operand(batch, precision), None)
+        source = LogitsSource(batch, audio_operand(batch, batch.precision), None)
         nothing = lengths.new_empty(0)
-        for block in steps.operand_blocks(batch):
+        for block in operand_blocks(batch):
             read = Positions(lengths[block], nothing, nothing, nothing)
             where = index[block] if with_index else index
             make_logits(source, block, read, best[block], where)
@@ -85,15 +84,15 @@ def max_similarity_backward(
         grad_visual, grad_audio = empty_gradients(visual, audio, need_visual, need_audio)
         grad_vectors = grad.new_zeros(audio.shape)
         nothing = lengths.new_empty(0)
-        for block in steps.operand_blocks(batch):
+        for block in operand_blocks(batch):
             if need_audio:
                 read = Positions(torch.empty_like(lengths[block]), nothing, nothing, nothing)
-                operand = steps.map_operand(batch, block, read, precision)
-                steps.add_to_vectors(
+                operand = map_operand(batch, block, read, precision)
+                products.add_to_vectors(
                     grad[block], index[block], bound, operand, grad_vectors, precision
                 )
             if need_visual:
-                steps.store_to_maps(
+                products.store_to_maps(
                     grad[block],
                     best[block],
                     index[block],
@@ -114,39 +113,17 @@ def max_similarity_backward(
 
 @max_similarity_backward.register_fake
 def _(
-    grad: Tensor,
-    visual: Tensor,
-    audio: Tensor,
-    best: Tensor,
-    index: Tensor,
-    lengths: Tensor,
-    normalize: bool,
-    precision: str,
-    need_visual: bool,
-    need_audio: bool,
+    grad: Tensor, visual: Tensor, audio: Tensor, *others: Tensor | bool | str
 ) -> tuple[Tensor, Tensor]:
+    need_visual, need_audio = map(bool, others[-2:])
     return empty_gradients(visual, audio, need_visual, need_audio)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    visual, audio, ctx.normalize, ctx.precision, _ = inputs
-    best, *kept = output
-    ctx.mark_non_differentiable(*kept)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(visual, audio, best, *kept)
-
-
-def _grad(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 5
-    needed = ctx.needs_input_grad[:2]
-    grads = max_similarity_backward(grad, *ctx.saved_tensors, ctx.normalize, ctx.precision, *needed)
-    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *[None] * 3
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-    raise RuntimeError(NO_SECOND_DERIVATIVE)
-
-
-max_similarity.register_autograd(_grad, setup_context=_setup)
-max_similarity_backward.register_autograd(_no_second_derivative)
+register_gradient(
+    max_similarity,
+    max_similarity_backward,
+    tensors=2,
+    differentiable=2,
+    name="triton",
+    keep_result=True,
+)

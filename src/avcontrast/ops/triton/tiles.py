@@ -26,6 +26,14 @@ class Tile(NamedTuple):
     warps: int = 4
     stages: int = 3
 
+    def sizes(self) -> dict[str, int]:
+        """Return what a kernel is told about its tile."""
+        return {"ROWS": self.rows, "COLUMNS": self.columns, "DEPTH": self.depth}
+
+    def options(self) -> dict[str, int]:
+        """Return these sizes and how to launch."""
+        return {**self.sizes(), "num_warps": self.warps, "num_stages": self.stages}
+
 
 # From the largest tile, which moves the fewest bytes, to one that fills the card at small batches.
 HOPPER = {

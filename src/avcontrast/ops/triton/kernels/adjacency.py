@@ -8,7 +8,13 @@ there.
 import triton
 import triton.language as tl
 
-from avcontrast.ops.triton.kernels.common import OPERAND_SCALE, dot, dot_split, tile_of
+from avcontrast.ops.triton.kernels.common import (
+    dot,
+    dot_split,
+    store_statistics,
+    tile_of,
+    unscale_of,
+)
 
 TO_AUDIO, TO_VISUAL, AUDIO, POOLED, SOURCES, ALL = (tl.constexpr(n) for n in range(6))
 
@@ -96,23 +102,18 @@ def statistics_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
 ):
     """Leave the maximum and the sum of exponentials of every row of a tile of a Gram matrix."""
-    row_tile, column_tile = tile_of(
-        tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(count, COLUMNS), GROUP
-    )
+    row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(count, COLUMNS))
     own = row_tile * ROWS + tl.arange(0, ROWS)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     row_inside = own < rows
     column_inside = column < count
     row = first_row + tl.where(row_inside, own, 0)
-    unscale = tl.load(largest) / OPERAND_SCALE
-    unscale = unscale * unscale / tl.load(tau)
     score = gram_tile(
         high,
         low,
-        unscale,
+        unscale_of(largest, tau),
         row,
         tl.where(column_inside, column, 0),
         CHANNELS_PADDED,
@@ -121,10 +122,7 @@ def statistics_kernel(
     )
     score = tl.where(column_inside[None, :], score, float("-inf"))
     positive = row[:, None] == column[None, :]
-    best = tl.max(score, 1)
-    others = tl.sum(tl.where(positive, 0.0, tl.exp(score - best[:, None])), 1)
-    tl.store(parts + column_tile * 2 * rows + own, best, mask=row_inside)
-    tl.store(parts + (column_tile * 2 + 1) * rows + own, others, mask=row_inside)
+    store_statistics(score, positive, 1, parts + column_tile * 2 * rows + own, rows, row_inside)
     tl.store(
         positives + own,
         tl.sum(tl.where(positive, score, 0.0), 1),
@@ -205,12 +203,9 @@ def terms_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
 ):
     """Sum the adjacency terms over a tile; BY_COLUMN, suppression compares columns."""
-    row_tile, column_tile = tile_of(
-        tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(count, COLUMNS), GROUP
-    )
+    row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(count, COLUMNS))
     own = row_tile * ROWS + tl.arange(0, ROWS)
     column_raw = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     row_inside = own < rows
@@ -220,10 +215,8 @@ def terms_kernel(
     row = first_row + own
     inside = row_inside[:, None] & column_inside[None, :]
     diagonal = (row[:, None] == column[None, :]) & inside
-    unscale_map = tl.load(largest_map) / OPERAND_SCALE
-    unscale_map = unscale_map * unscale_map / tl.load(tau)
-    unscale_audio = tl.load(largest_audio) / OPERAND_SCALE
-    unscale_audio = unscale_audio * unscale_audio / tl.load(tau)
+    unscale_map = unscale_of(largest_map, tau)
+    unscale_audio = unscale_of(largest_audio, tau)
     row_out = row_parts + column_tile * 15 * rows + own
     MATCH: tl.constexpr = ALL if IGNORE else (TO_VISUAL if BY_COLUMN else TO_AUDIO)
     AXIS: tl.constexpr = 0 if BY_COLUMN else 1
@@ -347,12 +340,9 @@ def gradients_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
 ):
     """Write a tile of the gradients of the logits and of the Gram matrices, over tau."""
-    row_tile, column_tile = tile_of(
-        tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(count, COLUMNS), GROUP
-    )
+    row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(count, COLUMNS))
     own = row_tile * ROWS + tl.arange(0, ROWS)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     inside = (own < rows)[:, None] & (column < count)[None, :]
@@ -361,10 +351,8 @@ def gradients_kernel(
     row = first_row + own
     diagonal = (row[:, None] == column[None, :]) & inside
     temperature = tl.load(tau)
-    unscale_map = tl.load(largest_map) / OPERAND_SCALE
-    unscale_map = unscale_map * unscale_map / temperature
-    unscale_audio = tl.load(largest_audio) / OPERAND_SCALE
-    unscale_audio = unscale_audio * unscale_audio / temperature
+    unscale_map = unscale_of(largest_map, tau)
+    unscale_audio = unscale_of(largest_audio, tau)
     MATCH: tl.constexpr = ALL if IGNORE else (TO_VISUAL if BY_COLUMN else TO_AUDIO)
     # Offsets within a tile fit into 32 bits; addresses in 64, and matrices that are not needed at
     # the moment, would fill the registers.

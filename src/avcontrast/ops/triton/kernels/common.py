@@ -9,6 +9,7 @@ from avcontrast.ops.triton import tiles
 NORM_EPS = tl.constexpr(_settings.NORM_EPS)
 RANGE_EPS = tl.constexpr(_settings.RANGE_EPS)
 INTERPRETED = tl.constexpr(tiles.INTERPRETED)
+GROUP = tl.constexpr(8)  # rows of tiles at a time, so that what they read stays in the L2 cache
 OPERAND_SCALE = tl.constexpr(256.0)  # keeps what fp16 cuts off large enough for a second fp16
 
 
@@ -46,9 +47,26 @@ def foreground(own, inside, threshold, SOFT: tl.constexpr):
 
 
 @triton.jit
-def tile_of(program, row_tiles, column_tiles, GROUP: tl.constexpr):
+def tile_of(program, row_tiles, column_tiles):
     """Return the tile of a program, so that neighbours in time share rows in the L2 cache."""
     width = GROUP * column_tiles
     first = (program // width) * GROUP
     height = tl.minimum(row_tiles - first, GROUP)
     return first + (program % width) % height, (program % width) // height
+
+
+@triton.jit
+def store_statistics(score, positive, AXIS: tl.constexpr, out, stride, inside):
+    """Store the maxima along an axis, and the sums of exponentials without the positives."""
+    best = tl.max(score, AXIS)
+    shift = tl.where(best > float("-inf"), best, 0.0)
+    terms = tl.where(positive, 0.0, tl.exp(score - tl.expand_dims(shift, AXIS)))
+    tl.store(out, best, mask=inside)
+    tl.store(out + stride, tl.sum(terms, AXIS), mask=inside)
+
+
+@triton.jit
+def unscale_of(largest, tau):
+    """Return what turns a product of operands of the same kind into scores."""
+    scale = tl.load(largest) / OPERAND_SCALE
+    return scale * scale / tl.load(tau)

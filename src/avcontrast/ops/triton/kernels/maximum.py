@@ -8,17 +8,13 @@ maximum, and of its tile the maximum and the sum of exponentials of every row an
 import triton
 import triton.language as tl
 
-from avcontrast.ops.triton.kernels.common import OPERAND_SCALE, dot, dot_split, tile_of
-
-
-@triton.jit
-def store_statistics(score, positive, AXIS: tl.constexpr, out, stride, inside):
-    """Store the maxima along an axis, and the sums of exponentials without the positives."""
-    best = tl.max(score, AXIS)
-    shift = tl.where(best > float("-inf"), best, 0.0)
-    terms = tl.where(positive, 0.0, tl.exp(score - tl.expand_dims(shift, AXIS)))
-    tl.store(out, best, mask=inside)
-    tl.store(out + stride, tl.sum(terms, AXIS), mask=inside)
+from avcontrast.ops.triton.kernels.common import (
+    OPERAND_SCALE,
+    dot,
+    dot_split,
+    store_statistics,
+    tile_of,
+)
 
 
 @triton.jit
@@ -55,7 +51,6 @@ def maximum_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
 ):
     """RAW operands are divided by their lengths here; others came divided.
 
@@ -64,7 +59,7 @@ def maximum_kernel(
     """
     row_tiles = tl.cdiv(images, ROWS)
     column_tiles = tl.cdiv(audios, COLUMNS)
-    row_tile, column_tile = tile_of(tl.program_id(0), row_tiles, column_tiles, GROUP)
+    row_tile, column_tile = tile_of(tl.program_id(0), row_tiles, column_tiles)
     row = row_tile * ROWS + tl.arange(0, ROWS)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     row_inside = row < images

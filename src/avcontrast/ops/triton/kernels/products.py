@@ -29,17 +29,17 @@ def product_kernel(
     CHANNELS_PADDED: tl.constexpr,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
-    CHANNELS_TILE: tl.constexpr,
+    COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     """Add weights @ vectors to ``out``; no weight is larger than ``bound``."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.program_id(1) * CHANNELS_TILE + tl.arange(0, CHANNELS_TILE)
+    channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     step = tl.arange(0, DEPTH)
     row_inside = row < rows
     padded = channel < CHANNELS_PADDED
     scale = WEIGHT_SCALE / tl.load(bound)
-    sum = tl.zeros([ROWS, CHANNELS_TILE], tl.float32)
+    sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     for first in range(0, inner, DEPTH):
         sample = first + step
         inside = sample < inner
@@ -82,18 +82,18 @@ def to_vectors_kernel(
     CHANNELS_PADDED: tl.constexpr,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
-    CHANNELS_TILE: tl.constexpr,
+    COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     """K4: write sum over n of grad[n, m] maps[n, index[n, m]], for a part of the images."""
     audio = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.program_id(1) * CHANNELS_TILE + tl.arange(0, CHANNELS_TILE)
+    channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     part = tl.program_id(2)
     step = tl.arange(0, DEPTH)
     audio_inside = audio < audios
     padded = channel < CHANNELS_PADDED
     scale = WEIGHT_SCALE / tl.load(bound)
-    sum = tl.zeros([ROWS, CHANNELS_TILE], tl.float32)
+    sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     for first in range(0, images_each, DEPTH):
         image = part * images_each + first + step
         known = (first + step < images_each) & (image < images)
@@ -182,12 +182,12 @@ def to_maps_kernel(
     NORMALIZE: tl.constexpr,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
-    CHANNELS_TILE: tl.constexpr,
+    COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
     """K5: write the gradient of the maps, whose unit features get sum of grad[n, m] audio[m]."""
     feature = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.program_id(1) * CHANNELS_TILE + tl.arange(0, CHANNELS_TILE)
+    channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     step = tl.arange(0, DEPTH)
     inside = feature < images * POSITIONS
     # Offsets from the first image of a tile fit into 32 bits, and addresses in 64 would fill the
@@ -203,7 +203,7 @@ def to_maps_kernel(
     out += first_image * out_image_stride
     padded = channel < CHANNELS_PADDED
     scale = WEIGHT_SCALE / tl.load(bound)
-    sum = tl.zeros([ROWS, CHANNELS_TILE], tl.float32)
+    sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     for first in range(0, audios, DEPTH):
         audio = first + step
         known = audio < audios

@@ -1,0 +1,202 @@
+"""The CUDA kernels as backends: by name, compiled, in processes, within the promised memory."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from kernel_cases import DEVICE, error, features
+from processes import Cluster, kernels_step, paired_features
+from test_memory import extra_bytes
+
+from avcontrast import FNACLoss, InfoNCE, functional, ops
+from avcontrast.distributed import ALONE
+from avcontrast.ops._settings import TERMS, Settings
+
+kernels = pytest.importorskip("avcontrast.ops.triton", reason="needs the package triton")
+
+from avcontrast.ops.triton import (  # noqa: E402
+    backward,
+    logits,
+    loss,
+    matrices,
+    operands,
+    products,
+    similarity,
+    tiles,
+)
+
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
+LAUNCHING = (operands, logits, matrices, products, backward)
+
+
+@pytest.mark.parametrize("store", [True, False], ids=["store", "stream"])
+def test_opcheck(store):
+    visual, audio = (x.requires_grad_() for x in features(5, 16, (2, 2)))
+    tau = torch.tensor(0.1, device=DEVICE, requires_grad=True)
+    terms, *options = Settings(TERMS, mask="soft")
+    arguments = (visual, audio, tau, None, " ".join(terms), *options, *ALONE, "split", store, True)
+    torch.library.opcheck(loss.contrast, arguments)
+    torch.library.opcheck(similarity.max_similarity, (visual, audio, True, "split", True))
+
+
+@pytest.fixture
+def any_device(monkeypatch):
+    """Let the front door choose the kernels for tensors of the CPU."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(ops, "_lacking", lambda device: [])
+
+
+@pytest.mark.usefixtures("any_device")
+@pytest.mark.parametrize("backend", ["triton", "triton-stream"])
+@pytest.mark.parametrize("loss_class", [FNACLoss, InfoNCE])
+def test_losses_by_name(loss_class, backend):
+    visual, audio = (x.requires_grad_() for x in features(18))
+    found = loss_class(backend=backend)(visual, audio)
+    wanted = loss_class(backend="dense")(visual, audio)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    found.backward()
+    for x in (visual, audio):
+        assert x.grad.isfinite().all()
+    best = functional.max_similarity(visual, audio, backend=backend)
+    torch.testing.assert_close(best, functional.max_similarity(visual, audio, backend="dense"))
+    vectors = InfoNCE(backend=backend)(visual.mean((2, 3)), audio)
+    torch.testing.assert_close(vectors, InfoNCE(backend="dense")(visual.mean((2, 3)), audio))
+
+
+@pytest.mark.usefixtures("any_device")
+@pytest.mark.parametrize("backend", ["triton", "auto"])
+def test_compiled_equals_eager(backend, monkeypatch):
+    torch.compiler.reset()
+    card = SimpleNamespace(total_memory=2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(ops, "SMALL_MAP_ELEMENTS", 0)
+    assert ops.select_backend(backend, *features(18)) == "triton"
+    criterion = FNACLoss(backend=backend)
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager", dynamic=True)
+    for b in (18, 17):
+        visual, audio = (x.requires_grad_() for x in features(b))
+        found, wanted = compiled(visual, audio), criterion(visual, audio)
+        assert torch.equal(found, wanted)
+        for left, right in zip(
+            torch.autograd.grad(found, (visual, audio)),
+            torch.autograd.grad(wanted, (visual, audio)),
+        ):
+            assert torch.equal(left, right)
+
+
+def test_reasons():
+    visual, audio = torch.zeros(4, 8, 40, 40), torch.zeros(4, 8)
+    wanted = [
+        "visual is on cpu, it needs a CUDA device",
+        "the features are torch.float64, it computes in fp32",
+        "the maps have 1600 positions, it takes up to 1024",
+    ]
+    for backend in ("triton", "triton-stream"):
+        assert ops.unsupported_reasons(backend, visual.double(), audio.double()) == wanted
+    card = torch.device("cuda:0")
+    with pytest.MonkeyPatch.context() as patch:
+        old = SimpleNamespace(major=7, minor=5)
+        patch.setattr(torch.cuda, "get_device_properties", lambda device: old)
+        patch.setattr(ops, "HAS_TRITON", False)
+        assert ops._lacking(card) == [
+            "the package triton is not installed",
+            "cuda:0 has compute capability 7.5, it needs 8.0",
+        ]
+        patch.setattr(torch.version, "hip", "6.0")
+        assert ops._lacking(card) == ["visual is on an AMD GPU, it needs a CUDA device"]
+
+
+def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch):
+    monkeypatch.setattr(ops, "_lacking", lambda device: [])
+    visual, audio = torch.zeros(4096, 2, 4, 4), torch.zeros(4096, 2)
+    for memory, processes, wanted in (
+        (14 * 4096**2, 1, "triton"),
+        (14 * 4096**2 - 1, 1, "triton-stream"),
+        (14 * 4096**2, 2, "triton-stream"),
+    ):
+        card = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        assert ops.select_backend("auto", visual, audio, processes) == wanted
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(DEVICE == "cuda", reason="needs gloo and the interpreter")
+@pytest.mark.parametrize("options", [{}, {"anchor": "audio", "mask": "soft"}], ids=["", "audio"])
+@pytest.mark.parametrize("backend", ["triton", "triton-stream"])
+def test_processes_share_a_batch(cluster, backend, options):
+    pairs = 34
+    found = cluster.run(kernels_step, backend, options, pairs)
+    inputs = [x.double().requires_grad_() for x in paired_features(pairs)]
+    loss = functional.fnac(*inputs, backend="dense", **options).loss
+    wanted = torch.autograd.grad(loss, inputs)
+    for value, *_ in found:
+        torch.testing.assert_close(value.double(), loss.detach(), rtol=1e-5, atol=0)
+    for grads, right in zip(zip(*(grads for _, *grads in found)), wanted):
+        assert error(torch.cat(grads), right) <= 5e-6
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    cluster = Cluster(2)
+    yield cluster
+    cluster.close()
+
+
+class NoKernel:
+    """Stands for a kernel whose results do not matter."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: None
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="counts allocations on the CPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("b", "d", "size", "store"),
+    [
+        (1024, 512, (7, 7), True),
+        (1024, 512, (7, 7), False),
+        (3000, 64, (7, 7), True),
+        (3000, 64, (7, 7), False),
+        (256, 512, (14, 14), True),
+    ],
+)
+def test_memory_contract(monkeypatch, b, d, size, store, dtype):
+    """All memory comes from PyTorch: kernels that do nothing allocate as much as real ones."""
+    for module in LAUNCHING:
+        for name in dir(module):
+            if name.endswith("_kernel"):
+                monkeypatch.setattr(module, name, NoKernel())
+    for module in (logits, matrices, products):
+        monkeypatch.setattr(module, "tile_for", lambda kernel, *_: tiles.HOPPER[kernel][0])
+    monkeypatch.setattr(products, "multiprocessors", lambda device: 132)
+    visual = torch.zeros(b, d, *size, dtype=dtype, requires_grad=True)
+    audio = torch.zeros(b, d, dtype=dtype, requires_grad=True)
+    tau = torch.tensor(0.05)
+
+    def step():
+        torch.stack(
+            kernels.contrast(visual, audio, tau, Settings(TERMS), store=store)
+        ).sum().backward()
+
+    highest, _ = extra_bytes(step)
+    gradients = (visual.numel() + audio.numel()) * dtype.itemsize
+    pairs = 7 * b**2 if store else 2 * b**2
+    assert highest - gradients <= 2 * visual.numel() + pairs + 16e6
+    if store:
+        assert highest - gradients >= 5 * b**2
+
+
+def test_tables():
+    for table in tiles.TILES.values():
+        assert table.keys() == tiles.HOPPER.keys()
+        for choices in table.values():
+            for tile in choices:
+                assert 128 % tile.rows == 0
+                assert all(size & (size - 1) == 0 for size in tile[:4])
+    for positions in (1, 49, 196, 1024):
+        padded, block = tiles.map_block(positions)
+        assert padded >= positions
+        assert padded * block <= 2**14
