@@ -1,10 +1,13 @@
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 
 from avcontrast import metrics
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
@@ -62,6 +65,15 @@ class TestExpectedFalseNegatives:
         found = metrics.expected_false_negatives(labels_of([2000] * 309), 128)
         assert f"{100 * found.rate.item():.1f}" == "33.7"
         assert found.rate.item() == pytest.approx(1 - (308 / 309) ** 127, abs=2e-4)
+
+    def test_vggsound_meets_what_the_paper_counted(self):
+        """The paper counts 39.27 % in batches of 128; the batches it trains with have 256."""
+        sizes = [int(size) for size in (GOLDEN / "vggsound_class_sizes.txt").read_text().split()]
+        assert len(sizes) == 309
+        found = [metrics.expected_false_negatives(labels_of(sizes), size) for size in (128, 256)]
+        assert [f"{100 * one.rate.item():.1f}" for one in found] == ["38.6", "61.3"]
+        assert [f"{one.per_sample.item():.2f}" for one in found] == ["0.50", "1.01"]
+        assert found[0].rate.item() == pytest.approx(float(exact_rate(sizes, 128)), rel=1e-12)
 
     def test_unequal_classes_meet_more(self):
         even = metrics.expected_false_negatives(labels_of([20] * 10), 16)

@@ -19,7 +19,7 @@ from avcontrast import metrics
 from avscenes.augmentation import flip_and_shift, scale_images
 from avscenes.images import load_mask
 from avscenes.sampling import EpochOrder, generator_for, own_part
-from avscenes.scenes import SIZE, SceneSet
+from avscenes.scenes import SceneSet
 from avscenes.specaugment import spec_augment
 
 Key = int | tuple[int, int]
@@ -102,7 +102,7 @@ def scene_test_set(scenes: SceneSet, class_names: list[str]) -> LabelledSet:
         labels=scenes.labels,
         class_names=class_names,
         boxes=list(scenes.boxes.unsqueeze(1)),
-        image_size=SIZE,
+        image_size=scenes.images.shape[-1],
     )
 
 

@@ -94,6 +94,7 @@ def make_sound(
     jitter: float,
     loudness: float,
     scene_hue: float | None,
+    scene_level: float = 0.08,
 ) -> Array:
     """Return the waveform [LENGTH] of one scene.
 
@@ -104,9 +105,10 @@ def make_sound(
         jitter: Instance cue in about [-1, 1]; moves the pitch within the region of the class.
         loudness: Root mean square of the sounding object.
         scene_hue: Where given, a weak noise band whose centre follows this hue is added.
+        scene_level: Root mean square of that band.
     """
     source = tone(rng, class_index % 8, pitch(class_index, classes, jitter))
     wave = loudness * gate(rng, class_index // 8) * source
     if scene_hue is not None:
-        wave = wave + 0.08 * noise_band(rng, 300.0 * 2.0 ** (3.3 * scene_hue), 0.5)
+        wave = wave + scene_level * noise_band(rng, 300.0 * 2.0 ** (3.3 * scene_hue), 0.5)
     return wave + 0.004 * rng.normal(size=LENGTH)

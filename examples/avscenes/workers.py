@@ -59,7 +59,7 @@ def _answer(worker: Worker) -> tuple[str | None, bool]:
         return worker.pipe.recv(), True
     except (EOFError, OSError):
         worker.process.join()
-        return f"the decoder crashed (exit status {worker.process.exitcode})", False
+        return f"the process crashed (exit status {worker.process.exitcode})", False
 
 
 def faults_of(

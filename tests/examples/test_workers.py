@@ -21,7 +21,7 @@ def test_a_crash_or_a_hang_costs_one_input():
     assert [faults[name] for name in "abcd"] == [None] * 4
     assert faults["broken"] == "is broken"
     assert faults["hang"] == "not done after 3 s"
-    assert faults["crash"] == f"the decoder crashed (exit status {-signal.SIGSEGV})"
+    assert faults["crash"] == f"the process crashed (exit status {-signal.SIGSEGV})"
 
 
 def test_nothing_is_started_for_no_inputs():

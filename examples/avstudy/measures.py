@@ -1,0 +1,148 @@
+"""What is measured of a trained pair of encoders on scenes whose labels and boxes are known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avcontrast import functional, metrics
+from avscenes.augmentation import scale_images
+from avscenes.retrieval import Features, localised_features
+from avscenes.scenes import SceneSet
+from avstudy.training import Encoders
+
+_PIECE = 128
+_BATCHES = 32  # of each kind, whose similarities are compared
+MATRIX_SIZE = 16
+
+
+@torch.no_grad()
+def encode(encoders: Encoders, scenes: SceneSet) -> Features:
+    """Return the features of all scenes."""
+    encoders.visual.eval()
+    encoders.audio.eval()
+    pieces = torch.split(torch.arange(len(scenes.labels)), _PIECE)
+    visual = [encoders.visual(scale_images(scenes.images[rows])) for rows in pieces]
+    audio = [encoders.audio(scenes.spectrograms[rows]) for rows in pieces]
+    return Features(torch.cat(visual), torch.cat(audio))
+
+
+def shown(scenes: SceneSet) -> Tensor:
+    """Return which images show an object of the class of which sound, [images, sounds].
+
+    Nothing in an image says which of its two objects sounds, so both count.
+    """
+    labels = scenes.labels
+    return (labels[:, None] == labels) | (scenes.silent_labels[:, None] == labels)
+
+
+def r_precision(similarity: Tensor, correct: Tensor) -> float:
+    """Return the mean share of correct items among the first R of each query that has R of them.
+
+    The own pair, on the diagonal, is left out of both.
+    """
+    own = torch.eye(len(correct), dtype=torch.bool)
+    correct = correct & ~own
+    relevant = correct.sum(dim=1)
+    order = similarity.masked_fill(own, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(len(correct)) < relevant[:, None]
+    found = (correct.gather(1, order) & first).sum(dim=1).double()
+    return (found / relevant)[relevant > 0].mean().item()
+
+
+def localisation(features: Features, scenes: SceneSet) -> dict[str, float]:
+    """Return the measures of the heat maps, resized to the images."""
+    size = scenes.images.shape[-1]
+    maps = functional.localization_map(features.visual, features.audio)
+    maps = metrics.upsample(maps, (size, size))
+    truth = torch.stack([metrics.ground_truth_map(box[None], size) for box in scenes.boxes])
+    quarter = metrics.consensus_iou(maps, truth, 0.75)
+    return {
+        "success_quarter": metrics.success_rate(quarter).item(),
+        "mean_ciou_quarter": quarter.mean().item(),
+        "success_half": metrics.success_rate(metrics.consensus_iou(maps, truth, "half")).item(),
+        "pointing": metrics.pointing_accuracy(maps, truth).item(),
+    }
+
+
+def retrieval(features: Features, scenes: SceneSet) -> dict[str, float]:
+    """Return how well images and sounds of a class, and of a pair, find each other."""
+    labels, right = scenes.labels, shown(scenes)
+    similarity = functional.max_similarity(features.visual, features.audio)
+    by_image, by_sound = r_precision(similarity, right), r_precision(similarity.T, right.T)
+    regions = localised_features(features) @ F.normalize(features.audio, dim=1).T
+    strict = [
+        metrics.recall_at_k(scores, labels, (1,), exclude_self=True)[1].item()
+        for scores in (similarity, similarity.T)
+    ]
+    pairs = [metrics.recall_at_k(scores, k=(1,))[1].item() for scores in (similarity, similarity.T)]
+    return {
+        "retrieval": (by_image + by_sound) / 2,
+        "image_to_sound_precision": by_image,
+        "sound_to_image_precision": by_sound,
+        "region_precision": r_precision(regions, labels[:, None] == labels),
+        "class_r1": sum(strict) / 2,
+        "pair_r1": sum(pairs) / 2,
+    }
+
+
+def similarities(features: Features, labels: Tensor) -> dict[str, float]:
+    """Return the mean match in batches of different classes and of one class (Table 6)."""
+    sizes = torch.unique(labels, return_counts=True)[1]
+    size = min(len(sizes), int(sizes.min()))
+    results = {}
+    for kind in ("different", "same"):
+        batches = metrics.class_batches(labels, size, kind, count=_BATCHES)
+        matrices = torch.stack(
+            [functional.max_similarity(features.visual[r], features.audio[r]) for r in batches]
+        )
+        for scale in ("minmax", "cosine"):
+            mean = metrics.batch_similarity(matrices, scale, exclude_self=True).mean().item()
+            results[f"{kind}_{scale}"] = mean
+    return results
+
+
+def purities(features: Features, labels: Tensor) -> dict[str, float]:
+    """Return how much of each adjacency, and of the nearest neighbours, is of the same class.
+
+    The temperature of the adjacencies is the published one, whatever the training had.
+    """
+    means = F.normalize(features.visual, dim=1).mean(dim=(2, 3))
+    adjacencies = {
+        "audio": functional.adjacency(features.audio),
+        "visual": functional.adjacency(means, normalize=False),
+    }
+    results = {
+        f"{name}_adjacency_purity": metrics.adjacency_purity(weights, labels, True).item()
+        for name, weights in adjacencies.items()
+    }
+    for name, vectors in {"audio": features.audio, "visual": means}.items():
+        nearest = metrics.neighbour_purity(vectors, labels, (1,))[1]
+        results[f"{name}_neighbour_purity"] = nearest.item()
+    return results
+
+
+def main_measures(features: Features, scenes: SceneSet) -> dict[str, float]:
+    """Return what the learning curves show."""
+    return {
+        "retrieval": retrieval(features, scenes)["retrieval"],
+        "success_quarter": localisation(features, scenes)["success_quarter"],
+    }
+
+
+def all_measures(features: Features, scenes: SceneSet) -> dict[str, float]:
+    """Return everything that is measured, by flat names."""
+    return {
+        **retrieval(features, scenes),
+        **localisation(features, scenes),
+        **similarities(features, scenes.labels),
+        **purities(features, scenes.labels),
+    }
+
+
+def one_class_matrix(features: Features, scenes: SceneSet) -> list[list[float]]:
+    """Return how images (rows) and sounds of the first scenes of one class match (Figure 7)."""
+    rows = (scenes.labels == 0).nonzero()[:MATRIX_SIZE, 0]
+    matrix = functional.max_similarity(features.visual[rows], features.audio[rows])
+    return [[round(value, 4) for value in row] for row in matrix.tolist()]

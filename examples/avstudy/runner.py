@@ -1,0 +1,165 @@
+"""Runs trainings side by side, one process and one thread each, and keeps every result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+import avcontrast
+from avscenes.errors import UserError
+from avscenes.records import write_json
+from avscenes.workers import faults_of
+from avstudy import costs, data, measures, training
+from avstudy.plan import Run
+
+# What is changed about the machine: threads, and environment variables of new processes.
+CONDITIONS: dict[str, tuple[int, dict[str, str]]] = {
+    "plain": (1, {}),
+    "again": (1, {}),
+    "two-threads": (2, {}),
+    "avx2": (
+        1,
+        {
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        },
+    ),
+}
+_READS = 6  # of the learning curve
+_LIMIT = 3_600.0  # seconds that no run should take
+
+
+class Task(NamedTuple):
+    """A run, where its result goes, and the version of the plan."""
+
+    run: Run
+    folder: Path
+    digest: str
+
+
+def result_path(folder: Path, run: Run) -> Path:
+    """Return where the result of a run lies in an output folder."""
+    return folder / "runs" / run.stage / f"{run.name}.json"
+
+
+def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
+    """Return the result of a run, or None if it has not been run.
+
+    Raises:
+        UserError: When what is there was run with other settings.
+    """
+    path = result_path(folder, run)
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found, asked = result["run"], described(run)
+    different = [name for name in asked if found.get(name) != asked[name]]
+    if different:
+        name = different[0]
+        raise UserError(
+            f"{path} was run with {name} {found.get(name)}, the plan says {asked[name]}; "
+            "name another --output-dir, or remove the file to run it again"
+        )
+    return result
+
+
+def run_all(runs: Sequence[Run], folder: Path, jobs: int, digest: str) -> None:
+    """Run what has no result yet, several at a time, and write each result as soon as it is there.
+
+    Raises:
+        UserError: When a run fails; the others are finished first.
+    """
+    left = [run for run in runs if read_result(folder, run) is None]
+    failures = []
+    with tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", disable=None) as bar:
+        for condition in dict.fromkeys(run.condition for run in left):
+            threads, variables = CONDITIONS[condition]
+            tasks = [Task(run, folder, digest) for run in left if run.condition == condition]
+            with _environment(variables):
+                for task, fault in faults_of(_finish, tasks, max(1, jobs // threads), _LIMIT):
+                    bar.set_postfix_str(task.run.name)
+                    bar.update()
+                    if fault is not None:
+                        failures.append(f"{task.run.name}: {fault}")
+    if failures:
+        raise UserError(f"{len(failures)} of {len(runs)} runs failed; first {failures[0]}")
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _finish(task: Task) -> str | None:
+    try:
+        write_json(result_path(task.folder, task.run), execute(task))
+    except Exception as error:  # whatever it is, the other runs go on
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def execute(task: Task) -> dict[str, Any]:
+    """Train, measure, and return everything that is known about a run."""
+    run, setting = task.run, task.run.data
+    torch.set_num_threads(CONDITIONS[run.condition][0])
+    torch.use_deterministic_algorithms(True)
+    # What a condition changes, it changes of the warm start too.
+    cache = task.folder / "cache" / run.condition
+    scenes = data.scenes(cache, run.seed, "train", setting.train_size, setting.design)
+    test = data.scenes(cache, run.test_seed, "test", setting.test_size, setting.design)
+    encoders = training.build(run, cache)
+    every = max(1, setting.epochs // _READS)
+    curve, seconds, started = [], 0.0, time.process_time()
+    for epoch in training.train(run, encoders, scenes):
+        seconds += time.process_time() - started
+        if epoch % every == 0 or epoch == setting.epochs:
+            features = measures.encode(encoders, test)
+            curve.append({"epoch": epoch, **measures.main_measures(features, test)})
+        started = time.process_time()
+    features = measures.encode(encoders, test)
+    return {
+        "run": described(run),
+        "measures": measures.all_measures(features, test),
+        "curve": curve,
+        "one_class": measures.one_class_matrix(features, test),
+        "cost": {
+            "train_seconds": round(seconds, 2),
+            "loss_mb": costs.loss_megabytes(run.loss, features, setting.batch_size),
+        },
+        "made_by": {
+            "plan": task.digest,
+            "avcontrast": avcontrast.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        },
+    }
+
+
+def described(run: Run) -> dict[str, Any]:
+    """Return a run as flat entries."""
+    names = ("stage", "setting", "method", "condition", "seed", "test_seed")
+    return {
+        **{name: getattr(run, name) for name in names},
+        **run.data._asdict(),
+        **run.loss._asdict(),
+    }

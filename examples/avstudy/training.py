@@ -1,0 +1,149 @@
+"""One training of the study: the loop of the quickstart, with a batch order that knows classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avcontrast import FNACLoss, schedules
+from avscenes.augmentation import flip_and_shift, scale_images
+from avscenes.encoders import SmallTrunk, build_encoders
+from avscenes.sampling import generator_for
+from avscenes.scenes import SceneSet
+from avscenes.specaugment import spec_augment
+from avstudy import data
+from avstudy.plan import Method, Run, Setting
+
+WEIGHT_DECAY = 1e-4
+
+
+class Encoders(NamedTuple):
+    """Images to maps [b, d, h, w], spectrograms to vectors [b, d]."""
+
+    visual: nn.Module
+    audio: nn.Module
+
+
+def build(run: Run, folder: Path) -> Encoders:
+    """Return encoders that depend on the seed alone, the image trunk warm-started."""
+    torch.manual_seed(run.seed)
+    visual, audio = build_encoders("small")
+    assert isinstance(visual.trunk, SmallTrunk)
+    data.warm_trunk(folder, run.seed, run.data, visual.trunk)
+    for network in (visual, audio):
+        # Convolutions on CPUs are faster in this memory format, which torch's types do not know.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Encoders(visual, audio)
+
+
+def batches(labels: Tensor, setting: Setting, seed: int, epoch: int) -> list[Tensor]:
+    """Return the rows of each batch of an epoch.
+
+    Without `classes_per_batch` every row comes once, up to a remainder. With it, each batch draws
+    its classes and from each equally many rows, none twice.
+    """
+    generator = generator_for(seed, epoch)
+    size, wanted = setting.batch_size, setting.classes_per_batch
+    count = len(labels) // size
+    if not wanted:
+        order = torch.randperm(len(labels), generator=generator)
+        return list(torch.split(order[: count * size], size))
+    members = [(labels == label).nonzero()[:, 0] for label in range(setting.classes)]
+    drawn = []
+    for _ in range(count):
+        chosen = torch.randperm(setting.classes, generator=generator)[:wanted].tolist()
+        shares = [size // wanted + (place < size % wanted) for place in range(wanted)]
+        for label, share in zip(chosen, shares, strict=True):
+            if share > len(members[label]):
+                raise ValueError(
+                    f"a batch needs {share} of class {label}, got {len(members[label])}"
+                )
+        rows = [
+            members[label][torch.randperm(len(members[label]), generator=generator)[:share]]
+            for label, share in zip(chosen, shares, strict=True)
+        ]
+        drawn.append(torch.cat(rows))
+    return drawn
+
+
+def augmented(scenes: SceneSet, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return randomly changed images [b, 3, size, size] and spectrograms [b, 1, 64, 64]."""
+    images = [flip_and_shift(scenes.images[row], generator) for row in rows]
+    sounds = [spec_augment(scenes.spectrograms[row], generator, widest=8) for row in rows]
+    return scale_images(torch.stack(images)), torch.stack(sounds)
+
+
+def criterion_of(method: Method) -> FNACLoss:
+    """Return the loss of a method."""
+    return FNACLoss(
+        method.temperature,
+        fns_audio_weight=method.fns_audio_weight,
+        fns_visual_weight=method.fns_visual_weight,
+        tne_weight=method.tne_weight,
+        threshold=method.threshold,
+        anchor=method.anchor,
+        mask=method.mask,
+        adjacency_reduction=method.adjacency_reduction,
+        detach_adjacency=method.detach_adjacency,
+    )
+
+
+def left_out(
+    kind: str, labels: Tensor, silent_labels: Tensor, generator: torch.Generator
+) -> Tensor | None:
+    """Return which pairs of a batch the contrast leaves out, images by sounds [b, b].
+
+    Args:
+        kind: `nothing`; `same-class`, the false negatives; `shown`, also sounds of the class of the
+            silent object; `random`, as many pairs as there are false negatives, of other classes.
+        labels: Class of each sound.
+        silent_labels: Class of each silent object.
+        generator: For `random`.
+    """
+    if kind == "nothing":
+        return None
+    own = torch.eye(len(labels), dtype=torch.bool)
+    same = labels[:, None] == labels
+    if kind == "same-class":
+        return same & ~own
+    if kind == "shown":
+        return (same | (silent_labels[:, None] == labels)) & ~own
+    if kind == "random":
+        scores = torch.rand(same.shape, generator=generator).masked_fill(same, 2.0)
+        count = same.sum(dim=1, keepdim=True) - 1
+        return scores.argsort(dim=1).argsort(dim=1) < count
+    raise ValueError(f"ignore: nothing, same-class, shown or random, got {kind}")
+
+
+def train(run: Run, encoders: Encoders, scenes: SceneSet) -> Iterator[int]:
+    """Train in place and yield the number of epochs after each."""
+    setting, method = run.data, run.loss
+    criterion = criterion_of(method)
+    parameters = [*encoders.visual.parameters(), *encoders.audio.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=method.learning_rate, weight_decay=WEIGHT_DECAY)
+    steps = setting.epochs * (len(scenes.labels) // setting.batch_size)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, method.learning_rate, steps)
+    for epoch in range(setting.epochs):
+        encoders.visual.train()
+        encoders.audio.train()
+        strength = schedules.warmup(epoch, start=method.warmup_epochs)
+        for step, rows in enumerate(batches(scenes.labels, setting, run.seed, epoch)):
+            generator = generator_for(run.seed, epoch, step)
+            images, sounds = augmented(scenes, rows, generator)
+            labels, silent_labels = scenes.labels[rows], scenes.silent_labels[rows]
+            ignore = left_out(method.ignore, labels, silent_labels, generator)
+            loss = criterion(
+                encoders.visual(images),
+                encoders.audio(sounds),
+                regularization=strength,
+                ignore=ignore,
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        yield epoch + 1
