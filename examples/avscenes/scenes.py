@@ -116,8 +116,18 @@ def _finish(rng: np.random.Generator, canvas: NDArray[np.float64]) -> NDArray[np
 
 
 def make_scene(seed: int, split: str, index: int, design: Design = STANDARD) -> Scene:
-    """Return the scene with this number; the same arguments always give the same scene."""
+    """Return the scene with this number; the same arguments always give the same scene.
+
+    Raises:
+        ValueError: When the design has too few or too many classes, or an unknown source.
+    """
     classes, size = design.classes, design.size
+    if not (2 <= classes <= 24 and classes % 5):  # else two sounds are alike, or two pitches
+        raise ValueError(f"classes must be 2 to 24 and no multiple of 5, got {classes}")
+    if design.scene_source not in ("background", "bystander"):
+        raise ValueError(
+            f"scene_source must be 'background' or 'bystander', got {design.scene_source!r}"
+        )
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     # Classes take turns, so that every split is balanced.
     label = index % classes

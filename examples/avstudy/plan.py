@@ -55,7 +55,7 @@ class Method(NamedTuple):
     mask: str
     adjacency_reduction: str
     detach_adjacency: bool
-    warmup_epochs: int
+    warmup: float  # share of the epochs without adjacency terms
     temperature: float
     learning_rate: float
 

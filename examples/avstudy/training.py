@@ -130,7 +130,7 @@ def train(run: Run, encoders: Encoders, scenes: SceneSet) -> Iterator[int]:
     for epoch in range(setting.epochs):
         encoders.visual.train()
         encoders.audio.train()
-        strength = schedules.warmup(epoch, start=method.warmup_epochs)
+        strength = schedules.warmup(epoch, start=round(method.warmup * setting.epochs))
         for step, rows in enumerate(batches(scenes.labels, setting, run.seed, epoch)):
             generator = generator_for(run.seed, epoch, step)
             images, sounds = augmented(scenes, rows, generator)
