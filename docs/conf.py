@@ -38,7 +38,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "evidence/*"]  # the tables are parts of a page
 nitpicky = True
 
 html_theme = "furo"

@@ -7,6 +7,7 @@ import torch
 from avscenes.scenes import (
     CLASSES,
     SIZE,
+    Design,
     class_name,
     make_objects,
     make_scene,
@@ -144,3 +145,104 @@ def test_single_objects_cover_shapes_textures_and_hues():
     assert objects.hues.min() < 0.1
     assert objects.hues.max() > 0.9
     assert torch.equal(make_objects(0, 3).images, objects.images[:3])
+
+
+def scene_of(index=5, **changes):
+    return make_scene(0, "train", index, Design(**changes))
+
+
+def same(first, second):
+    return np.array_equal(first, second)
+
+
+def test_the_cues_are_in_the_sound_alone():
+    plain = scene_of(object_share=1.0, scene_share=0.0)
+    for changes in (
+        {"object_share": 0.0, "scene_share": 0.0},
+        {"scene_share": 1.0},
+        {"scene_share": 1.0, "scene_level": 0.2},
+        {"scene_share": 1.0, "scene_source": "bystander"},
+    ):
+        other = scene_of(**changes)
+        assert same(other.mask, plain.mask)
+        assert other.box == plain.box
+        # Only the noise of the sensor, which is drawn after the sound, is another one.
+        assert np.abs(other.image.astype(float) - plain.image).max() < 0.04 * 255 * 8
+        assert not same(other.wave, plain.wave)
+    assert same(scene_of(scene_share=0.0, scene_level=0.2).wave, plain.wave)
+
+
+def test_a_strong_jitter_moves_the_hue_too():
+    assert not same(scene_of(object_strength=1.0).image, scene_of(object_strength=0.0).image)
+
+
+def correlation(first, second):
+    return np.corrcoef(first, second)[0, 1]
+
+
+@pytest.fixture
+def sounds_asked_for(monkeypatch):
+    """What the scenes ask of their sounds, instead of the sounds."""
+    asked = []
+
+    def note(rng, label, classes, **how):
+        asked.append(how)
+        return np.zeros(LENGTH)
+
+    monkeypatch.setattr("avscenes.scenes.make_sound", note)
+    return asked
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
+def test_the_share_of_scenes_whose_pitch_follows_the_hue(sounds_asked_for, share, expected):
+    hues = []
+    for index in range(0, 120 * 12, 12):
+        scene = make_scene(0, "train", index, Design(object_share=share))
+        red, green, blue = scene.image[scene.mask].mean(axis=0) / 255
+        hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+        hues.append(hue)
+    jitters = [how["jitter"] for how in sounds_asked_for]
+    assert correlation(hues, jitters) == pytest.approx(expected, abs=0.25)
+
+
+def test_the_band_follows_what_it_is_told_to(sounds_asked_for):
+    scenes = {
+        source: [
+            make_scene(0, "train", i, Design(scene_share=1.0, scene_source=source))
+            for i in range(48)
+        ]
+        for source in ("background", "bystander")
+    }
+    asked = [how["scene_hue"] for how in sounds_asked_for]
+    for place, scene in enumerate(scenes["bystander"]):
+        # The jitter reaches 0.3 of the width of a class to either side.
+        away = asked[48 + place] - scene.silent_label / CLASSES
+        assert abs(away) <= 0.3 / CLASSES
+    silent = [scene.silent_label for scene in scenes["background"]]
+    assert abs(correlation(asked[:48], silent)) < 0.4
+
+
+@pytest.mark.parametrize("classes", [2, 4, 6, 24])
+def test_other_numbers_of_classes_and_sizes(classes):
+    made = make_scenes(0, "train", 2 * classes, Design(classes=classes, size=32, hop=250))
+    assert made.images.shape == (2 * classes, 3, 32, 32)
+    assert made.masks.shape == (2 * classes, 32, 32)
+    assert made.spectrograms.shape == (2 * classes, 1, 64, 32)
+    assert made.labels.bincount().tolist() == [2] * classes
+    assert made.silent_labels.max() < classes
+    assert (made.labels != made.silent_labels).all()
+    assert make_objects(0, 2, 32).images.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": 1}, "classes must be 2 to 24 and no multiple of 5, got 1"),
+        ({"classes": 25}, "classes must be 2 to 24 and no multiple of 5, got 25"),
+        ({"classes": 10}, "classes must be 2 to 24 and no multiple of 5, got 10"),
+        ({"scene_source": "sky"}, "scene_source must be 'background' or 'bystander', got 'sky'"),
+    ],
+)
+def test_a_design_that_cannot_be_drawn_says_why(changes, message):
+    with pytest.raises(ValueError, match=message):
+        scene_of(**changes)
