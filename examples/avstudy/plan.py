@@ -139,7 +139,7 @@ def _runs(
             method,
             condition,
             seed,
-            block["test_seed"],
+            block.get("test_seed", seed),
             settings[setting],
             methods[method],
         )

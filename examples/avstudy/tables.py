@@ -50,6 +50,8 @@ def tables(plan: Plan, runs: Table) -> dict[str, str]:
     if "tuning" in stages:
         found["tuning"] = tuning(plan, runs)
     if "evaluation" in stages:
+        found["primary"] = comparisons(plan, runs, plan.report["primary"])
+        found["gaps"] = comparisons(plan, runs, plan.report["gaps"])
         for role, setting in plan.report["settings"].items():
             found[f"results-{role}"] = results(plan, runs, setting)
         for name, columns in FURTHER.items():
@@ -121,6 +123,24 @@ def chosen_trial(runs: Table, setting: str, measure: str, trials: Sequence[str])
     means = {trial: mean_of(runs, measure, "tuning", setting, trial) for trial in trials}
     scores = {trial: mean.mean for trial, mean in means.items() if mean is not None}
     return max(scores, key=scores.__getitem__) if scores else None
+
+
+def comparisons(plan: Plan, runs: Table, asked: Sequence[dict[str, str]]) -> str:
+    """Return paired differences of named pairs of methods."""
+    rows = []
+    for one in asked:
+        ours, theirs = one["method"], one["reference"]
+        where = (runs, one["measure"], "evaluation", one["setting"])
+        rows.append(
+            [
+                f"{label_of(plan, one['setting'])}: {MEASURES[one['measure']]}",
+                f"{label_of(plan, ours)} - {label_of(plan, theirs)}",
+                _mean(*where, theirs),
+                _mean(*where, ours),
+                written(effect(*where, ours, theirs)),
+            ]
+        )
+    return markdown(["", "compared", "from", "to", "difference, points"], rows)
 
 
 def results(plan: Plan, runs: Table, setting: str) -> str:
