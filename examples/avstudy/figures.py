@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from avscenes import figure_style as style
-from avstudy.effects import MEASURES, effect, label_of, methods_of
-from avstudy.plan import Plan
+from avstudy.effects import MEASURES, effect, label_of, mean_of, methods_of
+from avstudy.plan import Method, Plan
 from avstudy.rows import KEY, Table
 from avstudy.statistics import Interval, mean_interval
 
+_MARKER: Any = {"fmt": "o", "markersize": 4, "capsize": 2}
 COLOURS = (style.MUTED, style.GREEN, style.VERMILION, style.BLUE, style.ORANGE)
 
 
@@ -33,16 +36,17 @@ def calibration(path: Path, plan: Plan, rows: Table) -> None:
 
 def effects(path: Path, plan: Plan, rows: Table) -> None:
     """Draw the difference of every method to the reference in every setting."""
-    settings, reference = plan.report["settings"], plan.report["reference"]
-    longest = max(len(methods_of(rows, setting)) for setting in settings.values())
-    with style.figure(path, 8.2, len(settings) * (0.9 + 0.2 * longest)) as figure:
-        grid = figure.subplots(len(settings), 2, squeeze=False)
-        for axes, setting in zip(grid, settings.values(), strict=True):
+    reference = plan.report["reference"]
+    settings = [s for s in plan.report["settings"].values() if methods_of(rows, s)]
+    lines = [len(methods_of(rows, setting)) + 3 for setting in settings]
+    with style.figure(path, 8.2, 0.2 * sum(lines)) as figure:
+        grid = figure.subplots(
+            len(settings), 2, squeeze=False, gridspec_kw={"height_ratios": lines}
+        )
+        for axes, setting in zip(grid, settings, strict=True):
             methods = [m for m in methods_of(rows, setting) if m != reference]
             labels = [label_of(plan, method) for method in methods]
-            colours = [
-                style.GREEN if m == plan.report["ceiling"] else style.VERMILION for m in methods
-            ]
+            colours = [_kind_colour(plan.methods[method]) for method in methods]
             for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
                 found = [
                     effect(rows, measure, "evaluation", setting, m, reference) for m in methods
@@ -54,22 +58,31 @@ def effects(path: Path, plan: Plan, rows: Table) -> None:
             axis.set_xlabel("difference to InfoNCE, points, 95 %")
 
 
+def _kind_colour(method: Method) -> str:
+    """Tell losses that know labels, adjacency terms and plain InfoNCE apart."""
+    if method.ignore != "nothing":
+        return style.GREEN
+    weights = method.fns_audio_weight, method.fns_visual_weight, method.tne_weight
+    return style.VERMILION if any(weights) else style.BLUE
+
+
 def _intervals(
-    axis: Axes,
-    labels: list[str],
-    found: list[Interval | None],
-    colours: list[str],
+    axis: Axes, labels: list[str], found: list[Interval | None], colours: list[str]
 ) -> None:
     axis.axvline(0, color=style.INK, linewidth=0.8)
     for place, (interval, colour) in enumerate(zip(found, colours, strict=True)):
         if interval is not None:
-            reach = [[interval.mean - interval.low], [interval.high - interval.mean]]
-            axis.errorbar(
-                interval.mean, place, xerr=reach, fmt="o", color=colour, markersize=4, capsize=2
-            )
+            axis.errorbar(interval.mean, place, xerr=_reach([interval]), color=colour, **_MARKER)
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
+
+
+def _reach(intervals: list[Interval]) -> list[list[float]]:
+    """Return how far intervals reach to both sides; those of a single seed are not drawn."""
+    low = [interval.mean - interval.low for interval in intervals]
+    high = [interval.high - interval.mean for interval in intervals]
+    return [[side if math.isfinite(side) else math.nan for side in sides] for sides in (low, high)]
 
 
 def curves(path: Path, plan: Plan, rows: Table) -> None:
@@ -104,43 +117,33 @@ def _curve(
         by_epoch.setdefault(int(point["epoch"]), []).append(100 * float(point[measure]))
     epochs = sorted(by_epoch)
     bands = [mean_interval(by_epoch[epoch]) for epoch in epochs]
-    axis.plot(epochs, [band.mean for band in bands], color=colour, label=label)
-    axis.fill_between(
-        epochs, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15, lw=0
-    )
+    means = np.array([band.mean for band in bands])
+    low, high = _reach(bands)
+    axis.plot(epochs, means, color=colour, label=label)
+    axis.fill_between(epochs, means - low, means + high, color=colour, alpha=0.15, lw=0)
 
 
 def classes(path: Path, plan: Plan, rows: Table) -> None:
     """Draw both measures against the number of classes in a batch (Figure 2 of the paper)."""
-    chosen = rows.chosen(stage="classes")
-    methods = list(dict.fromkeys(row["method"] for row in chosen))
-    counts = sorted({int(row["classes_per_batch"]) for row in chosen}, reverse=True)
+    names = list(dict.fromkeys(row["setting"] for row in rows.chosen(stage="classes")))
+    methods = methods_of(rows, names[0], "classes")
     with style.figure(path, 8.2, 3.2) as figure:
         for axis, (measure, title) in zip(figure.subplots(1, 2), MEASURES.items(), strict=True):
-            for shift, (method, colour) in enumerate(
-                zip(methods, itertools.cycle(COLOURS[::2]), strict=False)
-            ):
-                bands = [
-                    mean_interval(
-                        [
-                            100 * float(row[measure])
-                            for row in chosen
-                            if row["method"] == method and int(row["classes_per_batch"]) == count
-                        ]
-                    )
-                    for count in counts
-                ]
+            for shift, method in enumerate(methods):
+                found = [mean_of(rows, measure, "classes", name, method) for name in names]
+                bands = [band for band in found if band is not None]
+                places = [n + 0.08 * shift for n, band in enumerate(found) if band is not None]
                 axis.errorbar(
-                    [place + 0.08 * shift for place in range(len(counts))],
+                    places,
                     [band.mean for band in bands],
-                    [[b.mean - b.low for b in bands], [b.high - b.mean for b in bands]],
-                    color=colour,
-                    marker="o",
-                    markersize=4,
-                    capsize=2,
+                    _reach(bands),
+                    color=COLOURS[2 * shift % len(COLOURS)],
                     label=label_of(plan, method),
+                    **{**_MARKER, "fmt": "o-"},
                 )
-            axis.set_xticks(range(len(counts)), [str(count) for count in counts])
+            axis.set_xticks(
+                range(len(names)), [str(plan.settings[name].classes_per_batch) for name in names]
+            )
             axis.set_title(f"Fewer classes in a batch: {title}")
             axis.set_xlabel("classes in a batch of the same size")
             axis.set_ylabel("%")

@@ -242,15 +242,16 @@ def costs(plan: Plan, runs: Table) -> str:
         for method in methods_of(runs, setting):
             asked = {"stage": "evaluation", "setting": setting, "method": method}
             own, base = runs.paired("train_seconds", asked, {**asked, "method": reference})
-            times.setdefault(method, []).extend(a / b for a, b in zip(own, base, strict=True))
-            megabytes.setdefault(method, []).extend(runs.by_seed("loss_mb", **asked).values())
+            label = label_of(plan, method)
+            times.setdefault(label, []).extend(a / b for a, b in zip(own, base, strict=True))
+            megabytes.setdefault(label, []).extend(runs.by_seed("loss_mb", **asked).values())
     rows = [
         [
-            label_of(plan, method),
-            f"{statistics.median(times[method]):.2f}",
-            f"{statistics.median(megabytes[method]):.1f}",
+            label,
+            f"{statistics.median(times[label]):.2f}",
+            f"{statistics.median(megabytes[label]):.1f}",
         ]
-        for method in times
+        for label in times
     ]
     header = [f"time over that of {label_of(plan, reference)}", "memory of the loss, MB"]
     return markdown(["method", *header], rows)

@@ -64,8 +64,9 @@ def expected_false_negatives(labels: Tensor, batch_size: int) -> ExpectedFalseNe
 
     Source:
         The FNAC paper gives a measured rate for batches of 128 from VGG-Sound, 39.27 %, and no
-        formula. Real classes differ in size, which is why it is above that of the example: with the
-        class sizes of all of VGG-Sound the rate is 38.6 %, and 61.3 % at the 256 that FNAC trains with.
+        formula. Real classes differ in size, which is why it is above that of the example: with
+        the class sizes of all of VGG-Sound it is 38.6 %, and 61.3 % at the 256 that FNAC trains
+        with.
     """
     checks.check_only_labels(labels)
     checks.check_count("batch_size", batch_size)
