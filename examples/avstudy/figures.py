@@ -144,6 +144,7 @@ def classes(path: Path, plan: Plan, rows: Table) -> None:
             axis.set_xticks(
                 range(len(names)), [str(plan.settings[name].classes_per_batch) for name in names]
             )
+            axis.set_ylim(-5, 105)  # intervals of few seeds may reach beyond what there is
             axis.set_title(f"Fewer classes in a batch: {title}")
             axis.set_xlabel("classes in a batch of the same size")
             axis.set_ylabel("%")

@@ -108,7 +108,7 @@ def tuning(plan: Plan, runs: Table) -> str:
     lines: dict[str, list[str]] = {}
     for number, (setting, tried) in enumerate(asked.items()):
         measure = tried["measure"]
-        header.append(f"{MEASURES[measure]}, {label_of(plan, setting)}")
+        header.append(f"{label_of(plan, setting)}: {MEASURES[measure]}")
         for trials in (tried["nce"], tried["fnac"]):
             best = chosen_trial(runs, setting, measure, trials)
             for trial in trials:
