@@ -1,6 +1,6 @@
 r"""Measure when false negatives hurt, and how much of the harm FNS and TNE undo.
 
-    python examples/false_negative_study.py            # everything, up to three hours on 2 cores
+    python examples/false_negative_study.py            # everything, about two hours on 2 cores
     python examples/false_negative_study.py --quick    # the same machinery, tiny, in two minutes
     python examples/false_negative_study.py --report --output-dir docs/evidence   # draw it again
 

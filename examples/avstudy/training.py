@@ -71,7 +71,7 @@ def batches(labels: Tensor, setting: Setting, seed: int, epoch: int) -> list[Ten
 
 
 def augmented(scenes: SceneSet, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return randomly changed images [b, 3, size, size] and spectrograms [b, 1, 64, 64]."""
+    """Return randomly changed images [b, 3, size, size] and sounds [b, 1, 64, frames]."""
     images = [flip_and_shift(scenes.images[row], generator) for row in rows]
     sounds = [spec_augment(scenes.spectrograms[row], generator, widest=8) for row in rows]
     return scale_images(torch.stack(images)), torch.stack(sounds)
