@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from false_negative_study import main
 
 from avscenes.errors import UserError
@@ -119,6 +120,22 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
         runner.run_all([broken, second], tmp_path, 2, "")
     assert runner.read_result(tmp_path, second) is not None
     assert runner.read_result(tmp_path, broken) is None
+
+
+def test_an_interrupted_study_keeps_what_it_has(monkeypatch, tmp_path, capsys):
+    def interrupted(function, tasks, count, limit):
+        yield tasks[0], function(tasks[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "faults_of", interrupted)
+    try:
+        assert main(["--quick", "--output-dir", str(tmp_path)]) == 130
+    finally:
+        torch.use_deterministic_algorithms(False)  # a run has a process of its own elsewhere
+    assert "goes on from here" in capsys.readouterr().err
+    first = read_plan(QUICK).runs[0]
+    assert [row["method"] for row in read(tmp_path / "runs.csv")] == [first.method]
+    assert runner.read_result(tmp_path, first) is not None
 
 
 @pytest.mark.parametrize(
