@@ -33,13 +33,13 @@ from measuring import ROOT, aligned, environment, positive, shown, write
 from PIL import Image
 from torch.utils.data import default_collate
 
-from avscenes.clips import ClipPairs, clips_in
-from avscenes.datasets import train_loader
-from avscenes.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame
-from avscenes.prepare import Job, make_clip
-from avscenes.specaugment import spec_augment
-from avscenes.spectrogram import published_spectrogram
-from avscenes.waves import SAMPLE_RATE, load_wave
+from avscenes.media.audio import SAMPLE_RATE, load_wave
+from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame
+from avscenes.media.specaugment import spec_augment
+from avscenes.media.spectrogram import published_spectrogram
+from avscenes.sets.clips import ClipPairs, clips_in
+from avscenes.sets.loaders import train_loader
+from avscenes.sets.preparation import Job, make_clip
 
 FRAME = (1280, 720)
 SECONDS = 10

@@ -28,7 +28,7 @@ from torch import Tensor
 from avcontrast import metrics
 from avcontrast.metrics.accumulators import LocalizationMetric, MaskMetric, SilenceMetric
 from avcontrast.metrics.localization import Threshold
-from avscenes.scoring import figures, joined, score
+from avscenes.testing.scoring import figures, joined, score
 
 SIZE = 224
 PROTOCOL = "ezvsl-test"

@@ -25,18 +25,18 @@ from pathlib import Path
 import torch
 
 import avcontrast
-from avscenes.checkpoints import Trained, load_trained
-from avscenes.encoders import ResNet18
-from avscenes.errors import UserError
-from avscenes.evaluation_options import complete, parse
-from avscenes.gallery import draw_gallery
-from avscenes.objects import load_object_network
-from avscenes.one_pair import draw_pair
-from avscenes.one_pass import Tested, run_tests
-from avscenes.records import write_json, write_table
-from avscenes.results import all_figures, counts, sample_rows
-from avscenes.tables import describe, table
-from avscenes.testsets import NamedTests, read_tests
+from avscenes.files.errors import UserError
+from avscenes.files.whole_files import write_json, write_table
+from avscenes.models.encoders import ResNet18
+from avscenes.models.object_maps import load_object_network
+from avscenes.options.evaluation import complete, parse
+from avscenes.pictures.gallery import draw_gallery
+from avscenes.pictures.one_pair import draw_pair
+from avscenes.sets.testsets import NamedTests, read_tests
+from avscenes.testing.figures import all_figures, counts, sample_rows
+from avscenes.testing.run import Tested, run_tests
+from avscenes.testing.table import describe, table
+from avscenes.training.trained import Trained, load_trained
 
 
 def check_free(option: str, path: Path) -> None:

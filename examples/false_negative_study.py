@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from avscenes.errors import UserError
-from avscenes.one_line import OneLineParser
+from avscenes.files.errors import UserError
+from avscenes.options.parser import OneLineParser
 from avstudy import report, rows, runner
 from avstudy.plan import QUICK, STUDY, read_plan
 

@@ -28,16 +28,21 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import avcontrast
-from avscenes import evaluation, pictures
-from avscenes.clips import Skipped
-from avscenes.datasets import DATA_SEED, Data, train_loader, validation_loader
-from avscenes.encoders import ResNet18, build_encoders
-from avscenes.errors import UserError
-from avscenes.interruption import Interruption
-from avscenes.module import MONITOR, LocalisationModule
-from avscenes.options import parse
-from avscenes.pretraining import warm_start
-from avscenes.processes import (
+from avscenes.files.errors import UserError
+from avscenes.files.whole_files import write_json
+from avscenes.models.encoders import ResNet18, build_encoders
+from avscenes.models.warm_start import warm_start
+from avscenes.models.weights import load_encoders, load_image_weights
+from avscenes.options.training import parse
+from avscenes.pictures.training_run import draw_all
+from avscenes.scenes.scene import make_objects
+from avscenes.sets.clips import Skipped
+from avscenes.sets.loaders import DATA_SEED, train_loader, validation_loader
+from avscenes.testing import evaluation
+from avscenes.training.data import Data, clip_data, synthetic_data
+from avscenes.training.interruption import Interruption
+from avscenes.training.module import MONITOR, LocalisationModule
+from avscenes.training.processes import (
     SameData,
     check_launcher,
     describe_processes,
@@ -46,19 +51,15 @@ from avscenes.processes import (
     process_rank,
     say,
 )
-from avscenes.records import (
+from avscenes.training.records import (
     EpochBar,
     EpochTable,
     LastAndBest,
     WholeFileCheckpoints,
     load_checkpoint,
-    write_json,
 )
-from avscenes.run_folder import check_output, start_run
-from avscenes.scenes import make_objects
-from avscenes.settings import LOSSES
-from avscenes.sources import clip_data, synthetic_data
-from avscenes.weights import load_encoders, load_image_weights
+from avscenes.training.run_folder import check_output, start_run
+from avscenes.training.settings import LOSSES
 
 WARM_START_OBJECTS = 1_536
 TWO_OBJECTS = (
@@ -217,7 +218,7 @@ def finish(
         return
     tested = evaluation.evaluate(features, data.test)
     epoch = checkpoint["epoch"] + 1
-    pictures.draw_all(output, data.test, tested, settings)
+    draw_all(output, data.test, tested, settings)
     write_json(
         output / "metrics.json",
         {

@@ -10,11 +10,11 @@ import evaluate
 import torch
 
 from avcontrast import functional, metrics
-from avscenes.flickr import read_boxes
-from avscenes.images import load_frame, load_mask, plain_frame
-from avscenes.spectrogram import published_spectrogram
-from avscenes.testsets import KINDS
-from avscenes.waves import SAMPLE_RATE, load_wave
+from avscenes.media.audio import SAMPLE_RATE, load_wave
+from avscenes.media.images import load_frame, load_mask, plain_frame
+from avscenes.media.spectrogram import published_spectrogram
+from avscenes.sets.flickr import read_boxes
+from avscenes.sets.testsets import KINDS
 
 SETS = [name for name in KINDS if name != "synthetic"]
 MASKS = ["avsbench-s4", "avsbench-ms3", "is3-masks"]

@@ -1,1 +1,1 @@
-"""What `train_fnac.py` is made of: data, encoders, training module, evaluation and pictures."""
+"""The example pipeline: trains image and sound encoders on pairs, and tests what they localise."""

@@ -7,7 +7,7 @@ import os
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from avscenes.retrieval import Features
+from avscenes.testing.retrieval import Features
 from avstudy.plan import Method
 from avstudy.training import criterion_of
 

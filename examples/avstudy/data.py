@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avscenes.encoders import SmallTrunk
-from avscenes.pretraining import warm_start
-from avscenes.scenes import Design, SceneSet, make_objects, make_scenes
+from avscenes.models.encoders import SmallTrunk
+from avscenes.models.warm_start import warm_start
+from avscenes.scenes.scene import Design, SceneSet, make_objects, make_scenes
 from avstudy.plan import Setting
 
 WARM_START_OBJECTS = 1_536

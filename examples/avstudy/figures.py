@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from avscenes import figure_style as style
+from avscenes.pictures import style
 from avstudy.effects import MEASURES, effect, label_of, mean_of, methods_of
 from avstudy.plan import Method, Plan
 from avstudy.rows import KEY, Table

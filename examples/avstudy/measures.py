@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avcontrast import functional, metrics
-from avscenes.augmentation import scale_images
-from avscenes.retrieval import Features, localised_features
-from avscenes.scenes import SceneSet
+from avscenes.media.augmentation import scale_images
+from avscenes.scenes.scene import SceneSet
+from avscenes.testing.retrieval import Features, localised_features
 from avstudy.training import Encoders
 
 _PIECE = 128

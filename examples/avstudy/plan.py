@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from avscenes.errors import UserError
-from avscenes.scenes import Design
+from avscenes.files.errors import UserError
+from avscenes.scenes.scene import Design
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avscenes.errors import UserError
-from avscenes.whole_files import write_whole
+from avscenes.files.errors import UserError
+from avscenes.files.whole_files import write_whole
 from avstudy import figures, tables
 from avstudy.plan import Plan
 from avstudy.rows import CURVES, MATRICES, RUNS, read_table

@@ -6,8 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from avscenes.errors import UserError
-from avscenes.records import write_table
+from avscenes.files.errors import UserError
+from avscenes.files.whole_files import write_table
 from avstudy.plan import Plan
 from avstudy.runner import read_result
 

@@ -15,9 +15,9 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 import avcontrast
-from avscenes.errors import UserError
-from avscenes.records import write_json
-from avscenes.workers import faults_of
+from avscenes.files.errors import UserError
+from avscenes.files.whole_files import write_json
+from avscenes.files.workers import faults_of
 from avstudy import costs, data, measures, training
 from avstudy.plan import Run
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from avcontrast import FNACLoss, schedules
-from avscenes.augmentation import flip_and_shift, scale_images
-from avscenes.encoders import SmallTrunk, build_encoders
-from avscenes.sampling import generator_for
-from avscenes.scenes import SceneSet
-from avscenes.specaugment import spec_augment
+from avscenes.media.augmentation import flip_and_shift, scale_images
+from avscenes.media.specaugment import spec_augment
+from avscenes.models.encoders import SmallTrunk, build_encoders
+from avscenes.scenes.scene import SceneSet
+from avscenes.sets.sampling import generator_for
 from avstudy import data
 from avstudy.plan import Method, Run, Setting
 

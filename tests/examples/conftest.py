@@ -6,7 +6,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from avscenes.encoders import ResNet18, build_encoders
+from avscenes.models.encoders import ResNet18, build_encoders
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,14 @@ import itertools
 import json
 import math
 
+import baselines
 import numpy as np
 import pytest
 import torch
 
 from avcontrast import metrics
-from avscenes import baselines
-from avscenes.folders import Annotation
+from avscenes.sets.vggss import Annotation
+from avscenes.testing.baselines import centre_square, find
 
 PIXELS = 224 * 224
 RULES = {
@@ -166,7 +167,7 @@ def test_half_a_disc_over_half_of_the_image_scores_a_third(run):
 
 
 def test_the_square_is_the_smallest_that_covers_half_of_the_image():
-    square = baselines.centre_square(224)
+    square = centre_square(224)
     predicted = square >= square.flatten().sort().values[PIXELS // 2]
     assert predicted.sum().item() == 160**2
     assert predicted[32:192, 32:192].all()
@@ -190,9 +191,9 @@ def test_lists_choose_clips_and_count_the_overlap(run, tmp_path):
 
 def test_parts_do_not_show(monkeypatch):
     annotations = {str(i): Annotation("a", boxes) for i, boxes in enumerate(random_boxes(9))}
-    whole = baselines.find(annotations, ["ezvsl-test"], 0)
-    monkeypatch.setattr(baselines, "_AT_ONCE", 3)
-    parts = baselines.find(annotations, ["ezvsl-test"], 0)
+    whole = find(annotations, ["ezvsl-test"], 0)
+    monkeypatch.setattr("avscenes.testing.baselines._AT_ONCE", 3)
+    parts = find(annotations, ["ezvsl-test"], 0)
     assert torch.equal(parts.area, whole.area)
     for key, ciou in whole.ciou.items():
         assert torch.equal(parts.ciou[key], ciou), key
@@ -209,7 +210,7 @@ def test_parts_do_not_show(monkeypatch):
 def test_mistakes_are_one_line(run, all_boxes, options, message):
     status, printed, error = run(all_boxes, *options)
     assert (status, printed) == (2, "")
-    assert error.startswith(f"baselines: error: {message}")
+    assert error.startswith(f"baselines.py: error: {message}")
     assert error.count("\n") == 1
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import train_fnac
 
-from avscenes.sampling import generator_for
-from avscenes.sources import DATA_SEED
+from avscenes.sets.sampling import generator_for
+from avscenes.training.data import DATA_SEED
 
 
 def fail(capsys, *options):

@@ -13,11 +13,11 @@ from set_runs import cells_of
 from torch.nn import functional as F
 
 from avcontrast import metrics
-from avscenes import clips
-from avscenes.encoders import build_encoders
-from avscenes.gallery import ranked
-from avscenes.objects import heat_maps, load_object_network, object_maps, stretch
-from avscenes.scoring import score
+from avscenes.models.encoders import build_encoders
+from avscenes.models.object_maps import heat_maps, load_object_network, object_maps, stretch
+from avscenes.pictures.gallery import ranked
+from avscenes.sets import clips
+from avscenes.testing.scoring import score
 
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
 pytestmark = [

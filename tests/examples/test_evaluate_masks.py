@@ -9,9 +9,9 @@ from set_runs import MASKS, by_hand, cells_of, evaluated, files_of, truth_of
 from small_sets import write_set
 
 from avcontrast import metrics
-from avscenes.overlays import draw_truth
-from avscenes.scoring import chance_f_score, score
-from avscenes.testsets import read_tests
+from avscenes.pictures.overlays import draw_truth
+from avscenes.sets.testsets import read_tests
+from avscenes.testing.scoring import chance_f_score, score
 
 
 @pytest.mark.parametrize("dataset", MASKS)

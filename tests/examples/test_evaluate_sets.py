@@ -11,8 +11,8 @@ from set_runs import SETS, by_hand, cells_of, evaluated, files_of, run, truth_of
 from small_sets import write_set
 
 from avcontrast import functional, metrics
-from avscenes import clips
-from avscenes.testsets import KINDS
+from avscenes.sets import clips
+from avscenes.sets.testsets import KINDS
 
 
 @pytest.mark.parametrize("dataset", SETS)

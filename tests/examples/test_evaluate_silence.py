@@ -8,8 +8,8 @@ from small_sets import write_set
 
 from avcontrast import functional, metrics
 from avcontrast.metrics.accumulators import SilenceMetric
-from avscenes import gallery
-from avscenes.silence import best_confidence, silence_figures
+from avscenes.pictures import gallery
+from avscenes.testing.silence import best_confidence, silence_figures
 
 
 @pytest.mark.parametrize("dataset", ["extended-vggsound", "extended-flickr"])

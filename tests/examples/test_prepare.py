@@ -9,17 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import prepare as script
 import pytest
 import soundfile
 from PIL import Image
 from video_files import write_video
 
-from avscenes import prepare as module
-from avscenes.folders import check_clips
-from avscenes.prepare import main, make_clip, plan, prepare
-from avscenes.whole_files import write_whole
-
-EXAMPLES = Path(module.__file__).parents[1]
+from avscenes.files.whole_files import write_whole
+from avscenes.sets.clips import check_files, clips_in
+from avscenes.sets.preparation import make_clip, plan, prepare
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ WHOLE = [
 
 def test_clips_are_made_in_the_layout_that_training_reads(tmp_path, videos, capsys):
     out = tmp_path / "out"
-    assert main([str(videos), str(out), "--workers", "2"]) == 0
+    assert script.main([str(videos), str(out), "--workers", "2"]) == 0
     assert made(out) == WHOLE
     info = soundfile.info(out / "audio" / "c.wav")
     assert (info.samplerate, info.channels, info.frames, info.subtype) == (
@@ -58,7 +56,7 @@ def test_clips_are_made_in_the_layout_that_training_reads(tmp_path, videos, caps
     with Image.open(out / "frames" / "c.jpg") as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 32))
         assert np.asarray(image)[:, 40:].mean() == pytest.approx(125, abs=8)
-    assert check_clips("train", out, ["-a_000030", "b", "c"], workers=1) == []
+    assert check_files("train", clips_in(out, ["-a_000030", "b", "c"]), workers=1) == []
     printed = capsys.readouterr()
     assert printed.out == "3 videos prepared, 0 done before, 0 failed\n"
     assert "3/3" in printed.err
@@ -69,7 +67,7 @@ def test_what_is_done_is_not_done_again(tmp_path, videos, capsys):
     prepare(videos, out, 1)
     times = {name: (out / name).stat().st_mtime_ns for name in WHOLE}
     (out / "audio" / "b.wav").unlink()
-    assert main([str(videos), str(out), "--workers", "1"]) == 0
+    assert script.main([str(videos), str(out), "--workers", "1"]) == 0
     assert made(out) == WHOLE
     again = {name for name in WHOLE if (out / name).stat().st_mtime_ns != times[name]}
     assert again == {"audio/b.wav"}
@@ -84,7 +82,7 @@ def test_failures_are_named_with_their_reasons(tmp_path, videos, video, capsys):
     shutil.copy(video, videos / "more" / "b.mp4")
     (videos / "notes.txt").write_text("not looked at")
     out = tmp_path / "out"
-    assert main([str(videos), str(out), "--workers", "2"]) == 1
+    assert script.main([str(videos), str(out), "--workers", "2"]) == 1
     whole = [name for name in WHOLE if "b." not in name]
     assert made(out) == [*whole[:2], "failed.csv", *whole[2:]]
     with (out / "failed.csv").open(newline="") as file:
@@ -137,8 +135,8 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, video, signal_number):
     videos.mkdir()
     for number in range(60):
         os.link(video, videos / f"{number}.mp4")
-    command = [sys.executable, "-m", "avscenes.prepare", str(videos), str(out), "--workers", "1"]
-    run = subprocess.Popen(command, cwd=EXAMPLES, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, script.__file__, str(videos), str(out), "--workers", "1"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while run.poll() is None and not list(out.glob("audio/*.wav")):
         time.sleep(0.002)
     run.send_signal(signal_number)
@@ -177,10 +175,10 @@ def test_wrong_usage_is_one_line(tmp_path, videos, monkeypatch, capsys, argument
     Path("empty").mkdir()
     Path("file").write_text("")
     try:
-        status = main(arguments)
+        status = script.main(arguments)
     except SystemExit as error:
         status = error.code
     assert status == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert re.fullmatch(f"prepare: error: {message}\n", said), said
+    assert re.fullmatch(f"prepare.py: error: {message}\n", said), said

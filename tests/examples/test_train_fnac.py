@@ -13,7 +13,7 @@ import torch
 import train_fnac
 from PIL import Image
 
-from avscenes.retrieval import class_chance
+from avscenes.testing.retrieval import class_chance
 
 SCRIPT = Path(train_fnac.__file__)
 EPOCHS = 5

@@ -1,0 +1,1 @@
+"""Decodes images, sounds and videos, and turns them into what the encoders are fed."""

@@ -1,0 +1,1 @@
+"""The image and the audio encoder, their weights from files, and object-guided localisation."""

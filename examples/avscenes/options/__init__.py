@@ -1,0 +1,1 @@
+"""The command lines: which options there are, and which settings they make."""

@@ -1,0 +1,1 @@
+"""Draws what a run has learned, and where a model hears a sound."""

@@ -1,0 +1,121 @@
+"""One image file and one sound file: the heat map of a model as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.signal import resample_poly
+from torch import Tensor
+
+from avcontrast import functional
+from avscenes.files.errors import UserError, reason_of
+from avscenes.files.whole_files import partial_path
+from avscenes.media import audio
+from avscenes.media.augmentation import scale_images
+from avscenes.media.images import IMAGE_SIZE, load_frame, plain_frame
+from avscenes.media.spectrogram import log_frequency_spectrogram, published_spectrogram
+from avscenes.models.encoders import ResNet18
+from avscenes.models.object_maps import heat_maps, object_maps
+from avscenes.pictures import style
+from avscenes.pictures.overlays import Picture, bare, shorten, show_heat
+from avscenes.scenes import sounds
+from avscenes.scenes.scene import SIZE
+from avscenes.training.trained import Trained
+
+_LONGEST = 640
+
+
+def draw_pair(
+    trained: Trained,
+    object_network: ResNet18 | None,
+    options: argparse.Namespace,
+) -> None:
+    """Write the picture: the image, the map of the model and, with OGL, object map and mix.
+
+    Raises:
+        UserError: When one of the files cannot be read.
+    """
+    frame = _read_image(Path(options.image))
+    wave = _read_sound(Path(options.sound))
+    scenes = trained.settings["dataset"] == "synthetic"
+    image = _scene_image(frame) if scenes else plain_frame(frame)
+    spectrogram = _scene_sound(wave) if scenes else published_spectrogram(wave, audio.SAMPLE_RATE)
+    with torch.no_grad():
+        images = image[None].to(options.device)
+        seen = trained.visual(images).float()
+        heard = trained.audio(spectrogram.float()[None, None].to(options.device)).float()
+        things = None if object_network is None else object_maps(object_network, images).float()
+    cosines = functional.localization_map(seen, heard)
+    heats = heat_maps(
+        cosines,
+        things,
+        size=IMAGE_SIZE,
+        protocol=options.protocol,
+        object_share=options.object_share,
+    )
+    named = {
+        f"model: cosine {cosines.min():.2f} to {cosines.max():.2f}": heats["model"],
+        **({"object map (OGL), no sound": heats["ogl"]} if "ogl" in heats else {}),
+        **({f"mix, {options.object_share:.0%} of it OGL": heats["mix"]} if "mix" in heats else {}),
+    }
+    names = [shorten(Path(path).stem, 20) for path in (options.sound, options.image)]
+    title = "Where {} comes from in {}".format(*names)
+    _draw(Path(options.output), frame, {k: heat[0].cpu() for k, heat in named.items()}, title)
+
+
+def _read_image(path: Path) -> Image.Image:
+    try:
+        return load_frame(path)
+    except Exception as error:
+        # Decoders raise whatever a broken file makes them trip over.
+        raise UserError(f"--image: cannot read {path}: {reason_of(error)}") from error
+
+
+def _read_sound(path: Path) -> Tensor:
+    if not path.is_file():
+        raise UserError(f"--sound: cannot read {path}: No such file or directory")
+    try:
+        return audio.load_wave(path)
+    except Exception as error:
+        raise UserError(f"--sound: cannot read {path}: {reason_of(error)}") from error
+
+
+def _scene_image(frame: Image.Image) -> Tensor:
+    small: NDArray[np.uint8] = np.array(frame.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    return scale_images(torch.from_numpy(small).movedim(-1, 0))
+
+
+def _scene_sound(wave: Tensor) -> Tensor:
+    """Return the spectrogram of the middle second at the rate of the scenes."""
+    slow = resample_poly(wave.numpy(), sounds.SAMPLE_RATE, audio.SAMPLE_RATE)
+    start = (len(slow) - sounds.LENGTH) // 2
+    middle = torch.from_numpy(slow[start : start + sounds.LENGTH].copy()).float()
+    return log_frequency_spectrogram(middle, sounds.SAMPLE_RATE)
+
+
+def _draw(path: Path, frame: Image.Image, heats: dict[str, Tensor], title: str) -> None:
+    shown = frame.copy()
+    shown.thumbnail((_LONGEST, _LONGEST))
+    picture: Picture = np.asarray(shown, dtype=np.float32) / np.float32(255)
+    panels = 1 + len(heats)
+    width = 3.2 * panels
+    height = min(7.0, 3.2 * shown.height / shown.width) + 0.65
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    with style.figure(partial, width, height) as figure:
+        figure.suptitle(title, x=0.005, ha="left", fontsize=11)
+        axes: list[Axes] = list(figure.subplots(1, panels, squeeze=False)[0])
+        axes[0].imshow(picture)
+        axes[0].set_title("image", fontsize=9, fontweight="normal")
+        for axis, (label, heat) in zip(axes[1:], heats.items(), strict=True):
+            show_heat(axis, picture, heat, None)
+            axis.set_title(label, fontsize=9, fontweight="normal")
+        for axis in axes:
+            bare(axis)
+    partial.replace(path)

@@ -1,0 +1,205 @@
+"""Draws what a run has learned: learning curves, localisation maps, adjacency, similarity."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Rectangle
+from torch import Tensor
+from torch.nn import functional as F
+
+from avcontrast import functional, metrics
+from avscenes.pictures import style
+from avscenes.pictures.overlays import as_picture, cut_of, draw_truth, legend, shorten, show_heat
+from avscenes.sets.labelled import LabelledSet
+from avscenes.testing.evaluation import Evaluation
+from avscenes.testing.retrieval import Features
+
+_CURVES = {
+    "loss": "total loss",
+    "info_nce": "contrastive (InfoNCE)",
+    "fns_audio": "FNS, audio adjacency",
+    "fns_visual": "FNS, visual adjacency",
+    "tne": "TNE",
+}
+
+
+def draw_all(
+    output: Path, test: LabelledSet, tested: Evaluation, settings: argparse.Namespace
+) -> None:
+    """Draw every picture into the output folder."""
+    with (output / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        history = [
+            {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+        ]
+    name = f"{settings.dataset}, {settings.loss}, seed {settings.seed}"
+    draw_learning_curves(output / "learning_curves.png", history, settings.warmup_epochs, name)
+    draw_localisation(output / "localization.png", test, tested, name)
+    draw_adjacency(output / "adjacency.png", test, tested.features, settings.temperature, name)
+    if len(test.class_names) > 1:
+        draw_similarity(output / "similarity.png", test, tested.features, name)
+
+
+def draw_learning_curves(
+    path: Path, history: list[dict[str, float]], warmup_epochs: int, name: str
+) -> None:
+    """Draw each term over the epochs, in training and on held-out pairs."""
+    epochs = [row["epoch"] + 1 for row in history]
+    with style.figure(path, 10.5, 5.6) as figure:
+        figure.suptitle(f"Learning curves ({name})", x=0.012, ha="left")
+        axes = figure.subplots(2, 4).flat
+        for term, title in _CURVES.items():
+            axis = next(axes)
+            for stage, colour, label in (
+                ("train", style.BLUE, "training"),
+                ("validation", style.VERMILION, "held-out pairs"),
+            ):
+                values = [row[f"{stage}_{term}"] for row in history]
+                axis.plot(epochs, values, color=colour, label=label, marker=_marker(epochs))
+            axis.set_title(title)
+        for column, title in (
+            ("validation_pair_recall_5", "held-out pair recall@5"),
+            ("learning_rate", "learning rate"),
+        ):
+            axis = next(axes)
+            values = [row[column] for row in history]
+            axis.plot(epochs, values, color=style.INK, marker=_marker(epochs))
+            axis.set_title(title)
+            axis.set_ylim(bottom=0)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        for axis in figure.axes[:7]:
+            axis.set_xlabel("epoch")
+            axis.margins(x=0.02)
+            if warmup_epochs:
+                end = min(warmup_epochs, epochs[-1]) + 0.5
+                axis.axvspan(0.5, end, color="#f0f0f0", zorder=0)
+        last = next(axes)
+        last.axis("off")
+        handles.append(Rectangle((0, 0), 1, 1, color="#e4e4e4"))
+        labels.append("warm-up, contrastive term alone")
+        last.legend(handles, labels, loc="center left", fontsize=10)
+
+
+def _marker(epochs: list[float]) -> str:
+    """Mark the points of a run that is too short to be a line."""
+    return "o" if len(epochs) < 3 else ""
+
+
+def draw_localisation(path: Path, test: LabelledSet, tested: Evaluation, name: str) -> None:
+    """Draw test images of different classes with heat map, true boxes and the predicted quarter.
+
+    The images are the first ones of up to twelve classes, or, where there are no classes, twelve
+    spread evenly over the test; none is picked for its result.
+    """
+    rows = [int((test.labels == label).nonzero()[0]) for label in torch.unique(test.labels)]
+    if len(rows) == 1:
+        rows = list(range(len(test.labels)))
+    if len(rows) > 12:
+        rows = [rows[index] for index in np.linspace(0, len(rows) - 1, 12).round().astype(int)]
+    features = Features(*(part[rows] for part in tested.features))
+    maps = functional.localization_map(features.visual, features.audio)
+    size = test.image_size
+    heat = metrics.upsample(maps, (size, size))
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    with style.figure(path, 3.0 * columns, 1.62 * lines + 0.9) as figure:
+        figure.suptitle(f"Localisation of test sounds ({name})", x=0.012, ha="left")
+        grid = figure.subplots(lines, columns * 2, squeeze=False)
+        for axis in grid.flat:
+            axis.axis("off")
+        for place, row in enumerate(rows):
+            plain, overlaid = grid[place // columns, place % columns * 2 :][:2]
+            picture = as_picture(test.pairs[row][0])
+            plain.imshow(picture)
+            plain.set_title(shorten(test.class_names[int(test.labels[row])], 21), fontsize=8)
+            show_heat(overlaid, picture, heat[place], cut_of(heat[place], 0.75, 0.0))
+            overlaid.set_title(f"cIoU {tested.ciou[row]:.2f}", fontsize=8, fontweight="normal")
+            for axis in (plain, overlaid):
+                draw_truth(axis, test, row, size, size)
+        legend(figure, "true box", "predicted: top quarter of the map")
+
+
+def _ordered_by_class(labels: Tensor, most: int = 96) -> Tensor:
+    """Return rows of the test set, the same number of each of up to twelve classes, by class."""
+    classes, counts = torch.unique(labels, return_counts=True)
+    chosen = classes[counts.argsort(descending=True, stable=True)[:12]].sort().values
+    each = max(1, most // len(chosen))
+    return torch.cat([(labels == label).nonzero().flatten()[:each] for label in chosen])
+
+
+def draw_adjacency(
+    path: Path, test: LabelledSet, features: Features, temperature: float, name: str
+) -> None:
+    """Draw the three row-wise softmax matrices of FNAC for a batch, ordered by class."""
+    rows = _ordered_by_class(test.labels)
+    visual, audio = features.visual[rows], features.audio[rows]
+    pooled = F.normalize(visual, dim=1).mean(dim=(-2, -1))
+    matrices = {
+        "audio adjacency": functional.adjacency(audio, temperature),
+        "visual adjacency": functional.adjacency(pooled, temperature, normalize=False),
+        "cross-modal match": (functional.max_similarity(visual, audio) / temperature).softmax(1),
+    }
+    labels = test.labels[rows]
+    edges = ((labels[1:] != labels[:-1]).nonzero().flatten() + 0.5).tolist()
+    order = " by class" if len(test.class_names) > 1 else ""
+    with style.figure(path, 10.5, 3.7) as figure:
+        figure.suptitle(f"Adjacency, {len(rows)} test pairs{order} ({name})", x=0.012, ha="left")
+        for axis, (title, matrix) in zip(figure.subplots(1, 3), matrices.items(), strict=True):
+            same = (labels[:, None] == labels).to(matrix)
+            share = (matrix * same).sum(dim=1).mean()
+            norm = PowerNorm(0.4, vmin=0, vmax=float(matrix.quantile(0.995)))
+            shown = axis.imshow(
+                matrix.numpy(), cmap=style.SEQUENTIAL, norm=norm, interpolation="nearest"
+            )
+            axis.set_title(title)
+            axis.grid(False)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if order:
+                axis.set_xlabel(f"{share:.0%} of a row lies in its own class")
+            for edge in edges:
+                axis.axhline(edge, color="white", lw=0.3)
+                axis.axvline(edge, color="white", lw=0.3)
+            bar = figure.colorbar(shown, ax=axis, shrink=0.72, pad=0.02, extend="max")
+            bar.ax.tick_params(labelsize=7)
+            bar.outline.set_visible(False)
+        figure.axes[0].set_ylabel(f"rows: samples{order}")
+
+
+def draw_similarity(path: Path, test: LabelledSet, features: Features, name: str) -> None:
+    """Draw the cross-modal similarity of a batch of one class and of one of all classes."""
+    classes, counts = torch.unique(test.labels, return_counts=True)
+    size = min(12, len(classes), int(counts.max()))
+    first = {int(label): int((test.labels == label).nonzero()[0]) for label in classes}
+    largest = (test.labels == classes[counts.argmax()]).nonzero().flatten()[:size]
+    batches = {
+        "all of different classes": torch.tensor(list(first.values())[:size]),
+        f"all of one class: {test.class_names[int(test.labels[largest[0]])]}": largest,
+    }
+    matrices = {
+        title: functional.max_similarity(features.visual[rows], features.audio[rows])
+        for title, rows in batches.items()
+    }
+    both = torch.cat([matrix.flatten() for matrix in matrices.values()])
+    low, high = both.min().item(), both.max().item()
+    with style.figure(path, 8.2, 4.5) as figure:
+        figure.suptitle(f"Cross-modal similarity of two test batches ({name})", x=0.012, ha="left")
+        axes = figure.subplots(1, 2)
+        for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
+            shown = axis.imshow(matrix.numpy(), cmap=style.SEQUENTIAL, vmin=low, vmax=high)
+            own = matrix.diag().mean()
+            other = (matrix.sum() - matrix.diag().sum()) / max(1, matrix.numel() - len(matrix))
+            axis.set_title(title)
+            axis.set_xlabel(f"sounds\nmean: own pair {own:.2f}, other pairs {other:.2f}")
+            axis.set_ylabel("images")
+            axis.grid(False)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
+        bar.set_label("highest cosine over the positions")
+        bar.outline.set_visible(False)

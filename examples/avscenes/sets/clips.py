@@ -1,0 +1,159 @@
+"""Clips: an image file with a sound file, checked once and then read for training or for a test.
+
+A clip that cannot be read is reported with its name and left out; no other clip takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from avscenes.files.errors import reason_of
+from avscenes.media.audio import SAMPLE_RATE, load_wave
+from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame
+from avscenes.media.specaugment import spec_augment
+from avscenes.media.spectrogram import published_spectrogram
+from avscenes.media.transforms import FNAC, Transform
+from avscenes.sets.loaders import Key
+from avscenes.sets.sampling import generator_for
+
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+SOUND_SUFFIXES = (".wav", ".flac")
+
+
+class Clip(NamedTuple):
+    """An image and a sound."""
+
+    name: str
+    frame: Path
+    sound: Path
+
+
+class Skipped(NamedTuple):
+    """A clip that was left out, and why."""
+
+    split: str
+    clip: str
+    reason: str
+
+
+def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the files of a folder by their names without endings, earlier endings before later."""
+    found: dict[str, tuple[int, Path]] = {}
+    if not folder.is_dir():
+        return {}
+    for entry in os.scandir(folder):
+        name, suffix = os.path.splitext(entry.name)
+        if suffix.lower() in suffixes:
+            candidate = suffixes.index(suffix.lower()), folder / entry.name
+            found[name] = min(candidate, found.get(name, candidate))
+    return {name: path for name, (_, path) in found.items()}
+
+
+def clips_in(root: Path, names: Iterable[str], sounds: Iterable[str] | None = None) -> list[Clip]:
+    """Return clips of a folder with `frames` and `audio`, or with both kinds of files side by side.
+
+    Args:
+        root: The folder.
+        names: Of the images, and of the clips.
+        sounds: Names of their sounds, where these are others.
+    """
+    split = (root / "frames").is_dir()
+    frame_folder, sound_folder = (root / "frames", root / "audio") if split else (root, root)
+    frame_files = files_by_name(frame_folder, FRAME_SUFFIXES)
+    sound_files = files_by_name(sound_folder, SOUND_SUFFIXES)
+    names = list(names)
+    return [
+        Clip(
+            name,
+            # A file that is missing is reported when it is looked for.
+            frame_files.get(name, frame_folder / f"{name}{FRAME_SUFFIXES[0]}"),
+            sound_files.get(sound, sound_folder / f"{sound}{SOUND_SUFFIXES[0]}"),
+        )
+        for name, sound in zip(names, names if sounds is None else sounds, strict=True)
+    ]
+
+
+def _decode(clip: Clip, seconds: int, least: int | None = None) -> tuple[Image.Image, Tensor]:
+    if not clip.frame.is_file():
+        raise FileNotFoundError(f"no frame {clip.frame.with_suffix('')}.jpg or .png")
+    if not clip.sound.is_file():
+        raise FileNotFoundError(f"no sound {clip.sound}")
+    return load_frame(clip.frame, least), load_wave(clip.sound, seconds)
+
+
+def fault_of(clip: Clip, seconds: int) -> str | None:
+    """Return why a clip cannot be used, or None when both of its files can be decoded."""
+    try:
+        _decode(clip, seconds)
+    # Decoders raise whatever a broken file makes them trip over.
+    except Exception as error:
+        return reason_of(error)
+    return None
+
+
+def check_files(
+    split: str, clips: Sequence[Clip], workers: int, transform: Transform = FNAC
+) -> list[Skipped]:
+    """Decode every clip once and return those that cannot be used, in the order of the list."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        faults = list(
+            tqdm(
+                pool.map(lambda clip: fault_of(clip, transform.seconds), clips),
+                total=len(clips),
+                desc=f"checking {split} clips",
+                leave=False,
+                disable=None,  # where nobody watches
+            )
+        )
+    return [
+        Skipped(split, clip.name, fault)
+        for clip, fault in zip(clips, faults, strict=True)
+        if fault is not None
+    ]
+
+
+class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
+    """Images [3, 224, 224] and spectrograms [1, 257, frames] of clips that have been checked."""
+
+    def __init__(self, clips: Sequence[Clip], seed: int, transform: Transform = FNAC) -> None:
+        self.files = list(clips)
+        self.clips = [clip.name for clip in clips]
+        self.seed = seed
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        clip = self.files[key if isinstance(key, int) else key[1]]
+        try:
+            # In a test every pixel is decoded; training, which crops at random, can do with fewer.
+            least = None if isinstance(key, int) else SHORT_SIDE
+            image, wave = _decode(clip, self.transform.seconds, least)
+        except Exception as error:
+            raise RuntimeError(
+                f"clip {clip.name} in {clip.frame.parent} was readable at the start of the run and "
+                f"is not any more: {reason_of(error)}"
+            ) from error
+        spectrogram = published_spectrogram(wave, SAMPLE_RATE).float().unsqueeze(0)
+        if isinstance(key, int):
+            return plain_frame(image), spectrogram
+        generator = generator_for(self.seed, *key)
+        pixels = augmented_frame(image, generator)
+        if self.transform.widest_mask:
+            spectrogram = spec_augment(
+                spectrogram,
+                generator,
+                widest=self.transform.widest_mask,
+                legacy=self.transform.legacy_masks,
+            )
+        return pixels, spectrogram

@@ -1,0 +1,78 @@
+"""VGG-SS and its halves Heard 110 and Unheard 110, from lists of ids and `vggss.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from avscenes.files.errors import UserError
+from avscenes.sets.annotated import Sample
+from avscenes.sets.clips import clips_in
+from avscenes.sets.lists import read_entry_list
+
+
+class Annotation(NamedTuple):
+    """What `vggss.json` says about one clip."""
+
+    class_name: str
+    boxes: list[list[float]]
+
+
+def read_annotations(path: Path) -> dict[str, Annotation]:
+    """Read `vggss.json`: a list of `{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}`.
+
+    Raises:
+        UserError: When the file cannot be read or has another form.
+    """
+    annotations = {}
+    for number, entry in enumerate(read_entry_list(path, "clips")):
+        try:
+            boxes = [[float(value) for value in box] for box in entry["bbox"]]
+            whole = all(len(box) == 4 and all(map(math.isfinite, box)) for box in boxes)
+            annotation = Annotation(str(entry["class"]), boxes)
+            clip = str(entry["file"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"--annotations: entry {number} of {path} is not of the form "
+                '{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}'
+            )
+        annotations[clip] = annotation
+    return annotations
+
+
+def vggss_samples(
+    root: Path, clips: Iterable[str], annotations: Mapping[str, Annotation]
+) -> list[Sample]:
+    """Return the clips of a list with their classes and boxes."""
+    return [
+        Sample(clip, annotations[clip.name].class_name, annotations[clip.name].boxes)
+        if clip.name in annotations
+        else Sample(clip, fault="no entry in --annotations")
+        for clip in clips_in(root, clips)
+    ]
+
+
+def check_open_set(
+    clips: Iterable[str], other_half: Iterable[str], annotations: Mapping[str, Annotation]
+) -> None:
+    """Check that the heard and the unheard half of a test share no class.
+
+    There are two partitions of VGG-SS in use under these names; mixing their lists is an error.
+
+    Raises:
+        UserError: When a class is in both.
+    """
+    classes = [
+        {annotations[clip].class_name for clip in half if clip in annotations}
+        for half in (clips, other_half)
+    ]
+    shared = sorted(classes[0] & classes[1])
+    if shared:
+        raise UserError(
+            f"--other-half: it shares {len(shared)} classes with --test-list (first "
+            f"{shared[0]!r}); both must be of the same partition"
+        )

@@ -1,0 +1,1 @@
+"""Scores a trained model on a test set, beside what it has to be compared with."""

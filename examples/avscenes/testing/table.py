@@ -1,0 +1,84 @@
+"""The table of an evaluation: for each metric the model, what it is to be compared with, chance."""
+
+from __future__ import annotations
+
+from avcontrast import metrics
+from avscenes.testing.retrieval import RECALL_AT
+from avscenes.testing.scoring import PREDICTORS, thresholds
+
+_HEADINGS = {
+    "model": "model",
+    "ogl": "OGL",
+    "mix": "mix",
+    "centre_disc": "centre disc",
+    "ceiling": "ceiling",
+    "chance": "chance",
+}
+_THRESHOLDS = {
+    "half": "half of the image",
+    "quarter": "top quarter",
+    "area": "area of the object",
+    "fixed": "above 0.5",
+}
+_RETRIEVAL = {
+    "class_image_to_sound": "same class, image to sound",
+    "class_sound_to_image": "same class, sound to image",
+    "class_region_to_sound": "same class, region to sound",
+    "pair_image_to_sound": "own pair, image to sound",
+    "pair_sound_to_image": "own pair, sound to image",
+}
+
+
+def _localisation(protocol: str) -> dict[str, str]:
+    """Return the name of each figure by its line, in order, whether a test set has it or not."""
+    own, *others = thresholds(metrics.PROTOCOLS[protocol])
+    both = [own, "area"] if own != "area" else [own]
+    return {
+        "AP": "average_precision",
+        "max F1": "max_f1",
+        f"LocAcc, {_THRESHOLDS[own]}": "localization_accuracy",
+        f"success@0.5, {_THRESHOLDS[own]}": f"success_{own}",
+        f"mean cIoU, {_THRESHOLDS[own]}": f"mean_ciou_{own}",
+        f"AUC, {_THRESHOLDS[own]}": f"auc_{own}",
+        **{f"success@0.5, {_THRESHOLDS[name]}": f"success_{name}" for name in others},
+        **{f"mIoU, {_THRESHOLDS[name]}": f"miou_{name}" for name in (own, *others)},
+        "F-score": "f_score",
+        **{f"IIoU, {_THRESHOLDS[name]}": f"iiou_{name}" for name in both},
+        **{f"IAUC, {_THRESHOLDS[name]}": f"iauc_{name}" for name in both},
+        "pointing": "pointing",
+    }
+
+
+def table(results: dict[str, float], protocol: str) -> str:
+    """Return aligned lines, `-` where a column has no such figure."""
+    shown = [who for who in PREDICTORS if f"{who}_pointing" in results]
+    lines = [["", *(_HEADINGS[who] for who in shown)]]
+    for label, key in _localisation(protocol).items():
+        if f"model_{key}" in results:
+            lines.append([label, *(_cell(results, f"{who}_{key}") for who in shown)])
+    for key, label in _RETRIEVAL.items():
+        kind = key.split("_")[0]
+        # The others are maps without features.
+        names = {"model": key, "ceiling": f"ceiling_{kind}", "chance": f"chance_{kind}"}
+        for k in RECALL_AT:
+            if f"{key}_r{k}" in results:
+                cells = [_cell(results, f"{names.get(who)}_r{k}") for who in shown]
+                lines.append([f"R@{k}, {label}", *cells])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        line[0].ljust(widths[0])
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
+        for line in lines
+    )
+
+
+def _cell(results: dict[str, float], name: str) -> str:
+    return f"{results[name]:.3f}" if name in results else "-"
+
+
+def describe(protocol: str) -> str:
+    """Return the name of a protocol and what it does."""
+    rules = metrics.PROTOCOLS[protocol]
+    corners = "corners aligned" if rules.align_corners else "corners not aligned"
+    sign = ">=" if rules.inclusive else ">"
+    return f"{protocol} ({rules.mode}, {corners}, {sign}, {_THRESHOLDS[str(rules.threshold)]})"

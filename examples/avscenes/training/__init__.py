@@ -1,0 +1,1 @@
+"""One training run: its settings, data, steps and processes, and what it writes down."""

@@ -1,0 +1,140 @@
+"""Turns the settings of a run into data: synthetic scenes, or clips of VGG-Sound or Flickr."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from avscenes.files.errors import UserError
+from avscenes.media.transforms import TRANSFORMS
+from avscenes.scenes.scene import CLASSES, class_name, make_scenes
+from avscenes.sets.annotated import annotated_set, labelled_set
+from avscenes.sets.clips import ClipPairs, Skipped, check_files, clips_in
+from avscenes.sets.labelled import LabelledSet
+from avscenes.sets.lists import check_layout, read_ids
+from avscenes.sets.loaders import DATA_SEED, PairDataset
+from avscenes.sets.overlap import check_overlap
+from avscenes.sets.sampling import generator_for
+from avscenes.sets.scene_pairs import SceneDataset, scene_test_set
+from avscenes.sets.testsets import KINDS
+from avscenes.training.settings import check_split
+
+
+class Data(NamedTuple):
+    """Everything that one run reads."""
+
+    train: PairDataset
+    validation: PairDataset
+    test: LabelledSet
+    train_size: int
+    validation_size: int
+    test_ids_in_training: int
+    digest: str  # of the names of all clips, so that processes can compare what they read
+
+
+def synthetic_data(settings: argparse.Namespace) -> Data:
+    """Make the scenes."""
+    train = make_scenes(DATA_SEED, "train", settings.train_size)
+    validation = make_scenes(DATA_SEED, "validation", settings.validation_size)
+    test = make_scenes(DATA_SEED, "test", settings.test_size)
+    return Data(
+        train=SceneDataset(train, settings.seed),
+        validation=SceneDataset(validation, settings.seed),
+        test=scene_test_set(test, [class_name(label) for label in range(CLASSES)]),
+        train_size=settings.train_size,
+        validation_size=settings.validation_size,
+        test_ids_in_training=0,
+        digest="",
+    )
+
+
+def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, list[Skipped]]:
+    """Read the lists, check every file and return the data and the clips that are left out.
+
+    Args:
+        settings: Of the run.
+        known: The list of left-out clips that this run has written already, if it has; it saves a
+            second check and keeps the data the same.
+
+    Raises:
+        UserError: When folders, lists or annotations are missing, or too many clips are.
+    """
+    root, transform = Path(settings.data_root), TRANSFORMS[settings.transform]
+    # Flickr's files may lie side by side.
+    check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
+    kind = KINDS[settings.dataset]
+    train_ids = read_ids("--train-list", Path(settings.train_list))
+    assert kind.read is not None, "scenes have no files"
+    samples = kind.read(settings)
+
+    # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
+    order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
+    shuffled = [train_ids[index] for index in order]
+    held_out, rest = shuffled[: settings.validation_size], shuffled[settings.validation_size :]
+    rest = rest[: settings.train_size]
+    if settings.batch_size > len(rest):
+        raise UserError(
+            f"--batch-size {settings.batch_size} is larger than the {len(rest)} clips of "
+            f"--train-list that --validation-size {settings.validation_size} leaves to train on"
+        )
+    test_ids = [sample.clip.name for sample in samples]
+    check_overlap(train_ids, test_ids, allow=settings.allow_overlap)
+
+    if known is not None and known.is_file():
+        with known.open(newline="", encoding="utf-8") as file:
+            skipped = [Skipped(**row) for row in csv.DictReader(file)]
+        faults = {entry.clip for entry in skipped if entry.split == "test"}
+        usable = [sample for sample in samples if sample.clip.name not in faults]
+        test = labelled_set(usable, consensus=kind.consensus, transform=transform)
+    else:
+        # First, because an annotation that is wrong needs no look at any training clip.
+        test, lost = annotated_set(
+            samples, settings.workers, consensus=kind.consensus, transform=transform
+        )
+        skipped = [
+            *check_files("train", clips_in(root, rest), settings.workers, transform),
+            *check_files("validation", clips_in(root, held_out), settings.workers, transform),
+            *lost,
+        ]
+    train = _without(skipped, "train", "--train-list", rest, settings.max_missing)
+    validation = _without(skipped, "validation", "--train-list", held_out, settings.max_missing)
+    tested = _without(skipped, "test", "--test-list", test_ids, settings.max_missing)
+    if settings.batch_size > len(train):
+        raise UserError(
+            f"--batch-size {settings.batch_size} is larger than the {len(train)} readable clips of "
+            "--train-list"
+        )
+    if len(validation) < settings.batch_size:
+        what = f"--validation-size: {len(validation)} readable clips"
+        check_split(what, len(validation), vars(settings))
+    data = Data(
+        train=ClipPairs(clips_in(root, train), settings.seed, transform),
+        validation=ClipPairs(clips_in(root, validation), settings.seed, transform),
+        test=test,
+        train_size=len(train),
+        validation_size=len(validation),
+        test_ids_in_training=len(check_overlap([*train, *validation], tested, allow=True)),
+        digest=hashlib.sha256(repr((train, validation, tested)).encode()).hexdigest(),
+    )
+    return data, skipped
+
+
+def _without(
+    skipped: Sequence[Skipped], split: str, option: str, clips: Sequence[str], most: float
+) -> list[str]:
+    """Return the clips of a split that are not skipped, or raise when too many are."""
+    faults = {entry.clip: entry.reason for entry in skipped if entry.split == split}
+    left = [clip for clip in clips if clip not in faults]
+    if not left or len(faults) > most * len(clips):
+        first, reason = next(iter(faults.items()))
+        raise UserError(
+            f"{option}: {len(faults)} of {len(clips)} {split} clips cannot be used, more than "
+            f"--max-missing {most:g}; first {first}: {reason}"
+        )
+    return left

@@ -1,0 +1,94 @@
+"""Reads a finished run: its settings and the encoders of one of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from avscenes.files.errors import UserError
+from avscenes.models.encoders import AudioEncoder, VisualEncoder, build_encoders
+from avscenes.models.weights import is_released, load_released, read_weights, state_of
+from avscenes.training.settings import defaults
+
+
+class Trained(NamedTuple):
+    """What a checkpoint and the settings beside it say."""
+
+    folder: Path  # of the run
+    settings: dict[str, Any]
+    epoch: int  # counted from 1; 0 when the file does not tell
+    visual: VisualEncoder
+    audio: AudioEncoder
+
+
+def load_trained(path: Path, device: torch.device) -> Trained:
+    """Return the encoders of a checkpoint in evaluation mode.
+
+    A checkpoint of the released FNAC or EZ-VSL code has no settings beside it; it gets those that
+    were published.
+
+    Raises:
+        UserError: When the checkpoint or the settings of its run are missing, cannot be read or do
+            not belong together.
+    """
+    if not path.is_file():
+        raise UserError(f"--checkpoint: there is no file {path}")
+    checkpoint = read_weights("--checkpoint", path)
+    state = state_of(checkpoint)
+    if is_released(state):
+        folder, settings = path.absolute().parent, defaults("vggsound")
+        visual, audio = build_encoders(settings["encoder"])
+        load_released(visual, audio, state, f"--checkpoint: {path}")
+        epoch = int(checkpoint.get("epoch", 0))
+    else:
+        folder, settings = _read_settings(path)
+        visual, audio, epoch = _own(path, checkpoint, state, folder, settings)
+    return Trained(folder, settings, epoch, visual.to(device).eval(), audio.to(device).eval())
+
+
+def _own(
+    path: Path,
+    checkpoint: Mapping[str, Any],
+    state: Mapping[str, Any],
+    folder: Path,
+    settings: Mapping[str, Any],
+) -> tuple[VisualEncoder, AudioEncoder, int]:
+    """Return the encoders of one of our checkpoints, and its epoch."""
+    if "epoch" not in checkpoint or not state:
+        raise UserError(f"--checkpoint: {path} is no checkpoint of train_fnac.py")
+    try:
+        visual, audio = build_encoders(
+            settings["encoder"], settings["image_dropout"], settings.get("norm", "batch")
+        )
+        _load(visual, "visual.", state)
+        _load(audio, "audio.", state)
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--checkpoint: {path} does not fit the settings in {folder / 'config.json'}"
+        ) from error
+    return visual, audio, int(checkpoint["epoch"]) + 1
+
+
+def _read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the run and its settings; it holds the checkpoint, or `checkpoints/`."""
+    folders = path.absolute().parent, path.absolute().parent.parent
+    folder = next((f for f in folders if (f / "config.json").is_file()), None)
+    if folder is None:
+        raise UserError(
+            f"--checkpoint: there is no config.json in {folders[1]}, the folder of the run"
+        )
+    config = folder / "config.json"
+    try:
+        return folder, dict(json.loads(config.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--checkpoint: {config} holds no settings of a run") from error
+
+
+def _load(encoder: nn.Module, prefix: str, state: Mapping[str, Any]) -> None:
+    own = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    encoder.load_state_dict(own)

@@ -1,0 +1,73 @@
+"""Make frames/ID.jpg and audio/ID.wav from the video files in a folder.
+
+    python examples/prepare.py VIDEOS OUT
+
+ID is the name of a video without its ending. Started again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from avscenes.files.errors import UserError
+from avscenes.options.parser import OneLineParser
+from avscenes.sets.preparation import Summary, prepare
+
+_SHOWN = 20
+
+
+def report(summary: Summary, out: Path) -> str:
+    """Return the lines that end a run."""
+    failures = summary.failures
+    lines = [
+        f"{summary.made} videos prepared, {summary.there_before} done before, "
+        f"{len(failures)} failed"
+    ]
+    lines += [f"  {failure.video}: {failure.reason}" for failure in failures[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        lines.append(f"  and {len(failures) - _SHOWN} more")
+    if failures:
+        lines.append(f"all failures: {out / 'failed.csv'}")
+    return "\n".join(lines)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; 0 when all is done, 1 when some failed, 2 for wrong usage."""
+    parser = OneLineParser(
+        prog="prepare.py",
+        description="Make frames/ID.jpg and audio/ID.wav from video files.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("videos", metavar="VIDEOS", type=Path, help="folder of video files")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make frames and audio in")
+    parser.add_argument(
+        "--workers",
+        type=_count,
+        default=os.cpu_count() or 1,
+        help="processes that decode (default: one for each CPU core)",
+    )
+    settings = parser.parse_args(arguments)
+    try:
+        summary = prepare(settings.videos, settings.out, settings.workers)
+    except UserError as error:
+        print(f"prepare.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 128 + 2
+    print(report(summary, settings.out))
+    return 1 if summary.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

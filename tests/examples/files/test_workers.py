@@ -1,0 +1,43 @@
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+
+import pytest
+from broken_decoder import decode, process_of
+
+from avscenes.files.workers import faults_of
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
+
+def test_a_crash_or_a_hang_costs_one_input():
+    names = ["a", "crash", "b", "broken", "hang", "c", "crash", "d"]
+    answers = list(faults_of(decode, names, 2, 3.0))
+    assert Counter(name for name, _ in answers) == Counter(names)
+    faults = dict(answers)
+    assert [faults[name] for name in "abcd"] == [None] * 4
+    assert faults["broken"] == "is broken"
+    assert faults["hang"] == "not done after 3 s"
+    assert faults["crash"] == f"the process crashed (exit status {-signal.SIGSEGV})"
+
+
+def test_nothing_is_started_for_no_inputs():
+    assert list(faults_of(decode, [], 2, 1.0)) == []
+
+
+def test_processes_end_when_the_rest_is_not_wanted(tmp_path):
+    paths = [tmp_path / str(number) for number in range(100)]
+    with closing(faults_of(process_of, paths, 1, 60.0)) as answers:
+        next(answers)
+    process = int(paths[0].read_text())
+    assert len(list(tmp_path.iterdir())) < len(paths)
+    for _ in range(100):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the process goes on")

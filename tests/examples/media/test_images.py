@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, load_mask, plain_frame
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P", "1", "I;16"])
+def test_any_colour_mode_becomes_rgb(tmp_path, mode):
+    suffix = "jpg" if mode in ("RGB", "L", "CMYK") else "png"
+    path = tmp_path / f"image.{suffix}"
+    Image.new(mode, (40, 30)).save(path)
+    image = load_frame(path)
+    assert image.mode == "RGB"
+    assert image.size == (40, 30)
+
+
+def test_colours_survive_every_mode(tmp_path):
+    colour = Image.new("RGB", (16, 16), (200, 40, 90))
+    for mode, suffix in [("RGB", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGBA", "png")]:
+        path = tmp_path / f"{mode}.{suffix}"
+        stored = colour.quantize(4) if mode == "P" else colour.convert(mode)
+        stored.save(path, **({"quality": 95} if suffix == "jpg" else {}))
+        pixel = load_frame(path).getpixel((8, 8))
+        assert pixel == pytest.approx((200, 40, 90), abs=6), mode
+    Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(tmp_path / "deep.png")
+    assert load_frame(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
+    Image.new("L", (4, 4), 77).save(tmp_path / "grey.jpg", quality=100)
+    assert load_frame(tmp_path / "grey.jpg").getpixel((0, 0)) == (77, 77, 77)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_becomes_white(tmp_path, mode):
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (2, 0, 4, 4))
+    path = tmp_path / "image.png"
+    if mode == "P":
+        palette = Image.new("P", (4, 4), 0)
+        palette.putpalette([10, 20, 30, 0, 0, 0])
+        palette.paste(1, (2, 0, 4, 4))
+        palette.save(path, transparency=0)
+    elif mode == "RGB":
+        key = Image.new("RGB", (4, 4), (9, 9, 9))
+        key.paste((0, 0, 0), (2, 0, 4, 4))
+        key.save(path, transparency=(9, 9, 9))
+    else:
+        image.convert(mode).save(path)
+    result = load_frame(path)
+    assert result.mode == "RGB"
+    assert result.getpixel((0, 0)) == (255, 255, 255)
+    assert result.getpixel((3, 3)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_data_say(tmp_path, orientation):
+    upright = Image.new("RGB", (48, 32), "white")
+    upright.paste((255, 0, 0), (0, 0, 16, 16))  # the mark belongs at the top left
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "image.jpg", exif=exif, quality=95)
+    result = load_frame(tmp_path / "image.jpg")
+    assert result.size == (48, 32)
+    assert result.getpixel((6, 6)) == pytest.approx((255, 0, 0), abs=8)
+    assert result.getpixel((40, 6)) == pytest.approx((255, 255, 255), abs=8)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_truncated_image_is_refused(tmp_path, suffix):
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(OSError, match="truncated"):
+        load_frame(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_masks_of_any_mode_are_zero_and_one(tmp_path, mode):
+    pixels = np.zeros((10, 20), np.uint8)
+    pixels[2:5, 4:10] = 255
+    if mode == "P":
+        image = Image.fromarray(pixels // 85)  # object number 3
+        image = image.copy()
+        image.putpalette([0, 0, 0, 9, 9, 9, 8, 8, 8, 0, 0, 0])
+    else:
+        image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "mask.png")
+    mask = load_mask(tmp_path / "mask.png", size=40)
+    assert mask.shape == (40, 40)
+    assert mask.unique().tolist() == [0, 1]
+    assert mask.sum().item() == 12 * 12
+    assert mask[8:20, 8:20].all()
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (10, 1_000), (224, 224)])
+def test_frames_of_any_size_are_normalised(size):
+    image = Image.new("RGB", size, (124, 116, 104))
+    for result in (plain_frame(image), augmented_frame(image, torch.Generator())):
+        assert result.shape == (3, 224, 224)
+        assert result.abs().max() < 0.02
+
+
+def photograph(size, seed=0):
+    """Return an image with coarse and fine structure, as photographs have."""
+    generator = np.random.default_rng(seed)
+    pixels = np.zeros((size[1], size[0], 3))
+    for cells, strength in ((6, 0.5), (40, 0.3), (160, 0.2)):
+        noise = generator.integers(256, size=(cells, cells, 3), dtype=np.uint8)
+        layer = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+        pixels += strength * np.asarray(layer, dtype=float)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def levels(pixels):
+    """Return normalised pixels as levels of 8 bits."""
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    return (pixels * deviation + mean) * 255
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (300, 200), (231, 499), (246, 246), (10, 1_000)])
+def test_the_crop_is_that_of_the_whole_resized_image(size):
+    image = photograph(size)
+    scale = SHORT_SIDE / min(size)
+    width, height = (max(SHORT_SIDE, int(side * scale)) for side in size)
+    whole = image.resize((width, height), Image.Resampling.BICUBIC)
+    mirrored = 0
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        result = levels(augmented_frame(image, generator))
+        generator.manual_seed(seed)
+        x = int(torch.randint(width - 224 + 1, (), generator=generator))
+        y = int(torch.randint(height - 224 + 1, (), generator=generator))
+        expected = torch.from_numpy(np.array(whole.crop((x, y, x + 224, y + 224)))).movedim(-1, 0)
+        if torch.rand((), generator=generator) < 0.5:
+            expected, mirrored = expected.flip(-1), mirrored + 1
+        # Pillow rounds after each direction and takes the cheaper one first.
+        difference = (result - expected).abs()
+        assert difference.max() < 2.01
+        assert difference.mean() < 0.25
+    assert 0 < mirrored < 12
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "expected"),
+    [
+        ((1280, 720), None, (1280, 720)),
+        ((1280, 720), 246, (640, 360)),
+        ((491, 900), 246, (491, 900)),
+        ((492, 900), 246, (246, 450)),
+        ((2100, 2000), 246, (263, 250)),
+    ],
+)
+def test_jpegs_that_are_much_too_large_are_decoded_smaller(tmp_path, size, least, expected):
+    photograph(size).save(tmp_path / "image.jpg", quality=95)
+    assert load_frame(tmp_path / "image.jpg", least).size == expected
+    photograph(size).save(tmp_path / "image.png")
+    assert load_frame(tmp_path / "image.png", least).size == size
+
+
+def test_a_jpeg_decoded_smaller_looks_the_same(tmp_path):
+    photograph((1280, 720)).save(tmp_path / "image.jpg", quality=95)
+    whole, smaller = load_frame(tmp_path / "image.jpg"), load_frame(tmp_path / "image.jpg", 246)
+    for seed in range(4):
+        pixels = [
+            levels(augmented_frame(image, torch.Generator().manual_seed(seed)))
+            for image in (whole, smaller)
+        ]
+        difference = (pixels[0] - pixels[1]).abs()
+        assert 0 < difference.mean() < 1
+        assert difference.max() < 10
+
+
+def test_a_jpeg_decoded_smaller_is_turned_and_keeps_its_colours(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for mode in ("RGB", "L", "CMYK"):
+        image = Image.new("RGB", (800, 600), (200, 40, 90)).convert(mode)
+        image.save(tmp_path / "image.jpg", exif=exif, quality=95)
+        result = load_frame(tmp_path / "image.jpg", 246)
+        assert result.size == (300, 400)
+        expected = load_frame(tmp_path / "image.jpg").getpixel((10, 10))
+        assert result.getpixel((10, 10)) == pytest.approx(expected, abs=2), mode
+
+
+def test_a_truncated_jpeg_is_refused_when_decoded_smaller(tmp_path):
+    photograph((800, 600)).save(tmp_path / "image.jpg")
+    path = tmp_path / "image.jpg"
+    path.write_bytes(path.read_bytes()[:-2_000])
+    with pytest.raises(OSError, match="truncated"):
+        load_frame(path, 246)

@@ -1,0 +1,334 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import train_fnac
+
+import avscenes.sets.clips
+from avscenes.files.errors import UserError
+from avscenes.options import recipes
+from avscenes.options.training import parse
+from avscenes.options.training_parser import build_parser
+from avscenes.training.settings import defaults
+
+# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+FILES = [
+    *("--data-root", "a", "--train-list", "b", "--test-root", "c"),
+    *("--test-list", "d", "--annotations", "e"),
+]
+FNAC = {
+    "loss": "fnac",
+    "temperature": 0.03,
+    "fns_audio_weight": 100.0,
+    "fns_visual_weight": 100.0,
+    "tne_weight": 100.0,
+    "threshold": 0.6,
+    "anchor": "audio",
+    "warmup_epochs": 3,
+    "transform": "fnac",
+    "encoder": "resnet18",
+    "norm": "batch",
+    "image_dropout": 0.9,
+    "epochs": 30,
+    "batch_size": 256,
+    "lr": 1e-4,
+    "weight_decay": 1e-4,
+    "schedule": "constant",
+}
+RELEASED = FNAC | {"anchor": "visual", "warmup_epochs": 5, "transform": "fnac-released"}
+EZVSL = FNAC | {
+    "loss": "nce",
+    "anchor": "visual",
+    "warmup_epochs": 0,
+    "transform": "ez-vsl",
+    "image_dropout": 0.0,
+    "epochs": 20,
+    "batch_size": 128,
+    "weight_decay": 0.0,
+}
+SHIPPED = {
+    **{f"fnac-{data}": FNAC for data in ("vggsound-10k", "vggsound-144k", "vggsound-heard")},
+    **{f"fnac-flickr-{size}": FNAC for size in ("10k", "144k")},
+    **{
+        f"fnac-{data}-released": RELEASED
+        for data in ("vggsound-10k", "vggsound-144k", "vggsound-heard", "flickr-10k", "flickr-144k")
+    },
+    **{f"ezvsl-{data}": EZVSL for data in ("vggsound-144k", "vggsound-heard", "flickr-144k")},
+    **{f"ezvsl-{data}": EZVSL | {"epochs": 100} for data in ("vggsound-10k", "flickr-10k")},
+}
+
+
+def read(tmp_path, text, name="own.toml"):
+    (tmp_path / name).write_text(text)
+    return parse(["--recipe", str(tmp_path / name)])
+
+
+def test_the_shipped_recipes_are_those_that_are_known_here():
+    assert recipes.shipped() == sorted(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_sets_what_was_published(name):
+    settings = vars(parse(["--recipe", name, *FILES]))
+    dataset = "flickr" if "flickr" in name else "vggsound"
+    expected = {**SHIPPED[name], "dataset": dataset, "recipe": name}
+    assert {key: settings[key] for key in expected} == expected
+    assert settings["output_dir"] == f"runs/{name}-seed0"
+    # Everything else has the default of its dataset.
+    rest = {key: value for key, value in defaults(dataset).items() if key not in expected}
+    given = dict(zip(["data_root", "train_list", "test_root", "test_list", "annotations"], "abcde"))
+    assert {key: settings[key] for key in rest} == rest | given
+
+
+def test_every_setting_of_a_recipe_has_a_comment_on_its_origin():
+    for name in ("fnac-vggsound-144k", "fnac-vggsound-144k-released", "ezvsl-vggsound-144k"):
+        lines = (recipes.FOLDER / f"{name}.toml").read_text().splitlines()
+        assert lines[0].startswith("# ")
+        settings = [line for line in lines if "=" in line and not line.startswith("#")]
+        bare = [line for line in settings if "  # " not in line]
+        assert all(line.startswith(("dataset", "loss", "extends")) for line in bare), bare
+
+
+def test_the_command_line_overrides_a_recipe():
+    settings = parse(
+        ["--recipe", "fnac-vggsound-10k", *FILES, "--loss", "nce", "--batch-size", "64"]
+    )
+    assert (settings.loss, settings.batch_size, settings.warmup_epochs) == ("nce", 64, 3)
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    settings = read(
+        tmp_path, 'loss = "tne"\nlr = 1e-2\nepochs = 3\ncompile = true\nallow-overlap = false\n'
+    )
+    assert (settings.loss, settings.lr, settings.epochs, settings.compile) == ("tne", 1e-2, 3, True)
+    assert (settings.dataset, settings.warmup_epochs) == ("synthetic", 10)
+    assert settings.recipe == str(tmp_path / "own.toml")
+    assert settings.output_dir == "runs/own-seed0"
+
+
+def test_a_recipe_extends_a_shipped_one_or_a_file_beside_it(tmp_path):
+    (tmp_path / "base.toml").write_text('extends = "ezvsl-flickr-10k"\nlr = 0.5\nseed = 3\n')
+    (tmp_path / "own.toml").write_text('extends = "base.toml"\nseed = 4\n')
+    settings = parse(["--recipe", str(tmp_path / "own.toml"), *FILES])
+    assert (settings.dataset, settings.epochs, settings.lr, settings.seed) == (
+        "flickr",
+        100,
+        0.5,
+        4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rate = 3", "unknown key 'rate'; keys are options without the dashes"),
+        ("batch_size = 3", "unknown key 'batch_size'"),
+        ('recipe = "fnac-flickr-10k"', "unknown key 'recipe'"),
+        ('output-dir = "x"', "unknown key 'output-dir'"),
+        ("resume = true", "unknown key 'resume'"),
+        ("epochs = 0", "epochs: must be a whole number of at least 1, got '0'"),
+        ("epochs = 2.5", "epochs: must be a whole number of at least 1, got '2.5'"),
+        ("temperature = nan", "temperature: must be a number above 0, got 'nan'"),
+        ('lr = "fast"', "lr: must be a number above 0, got 'fast'"),
+        ('loss = "clip"', "loss: invalid choice: 'clip' (choose from "),
+        ('transform = "lvs"', "transform: invalid choice: 'lvs'"),
+        ("lr = [1]", "lr: must be a number or text, got [1]"),
+        ("lr = true", "lr: must be a number or text, got true"),
+        ("[loss]\nname = 3", "loss: must be a number or text, got {'name': 3}"),
+        ("compile = 1", "compile: must be true or false, got 1"),
+        ("extends = 3", "extends: there is no recipe or file 3"),
+        ('extends = "none"', "extends: there is no recipe or file 'none'; --help lists"),
+        ('extends = "own.toml"', "extends: leads back to this file"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_with_file_and_key(tmp_path, text, message):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, text)
+    assert str(error.value).startswith(f"--recipe: {tmp_path}/own.toml: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_fault_in_an_extended_file_names_that_file(tmp_path):
+    (tmp_path / "base.toml").write_text("epochs = -1")
+    with pytest.raises(UserError, match=rf"--recipe: {tmp_path}/base.toml: epochs: must be"):
+        read(tmp_path, 'extends = "base.toml"')
+
+
+@pytest.mark.parametrize("content", [b"lr = ", b"\xff\xfe", b"lr = 1\nlr = 2"])
+def test_files_that_are_no_toml(tmp_path, content):
+    (tmp_path / "own.toml").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^--recipe: cannot read {tmp_path}/own.toml: .+$"):
+        parse(["--recipe", str(tmp_path / "own.toml")])
+
+
+def test_a_recipe_that_is_not_there():
+    with pytest.raises(UserError, match=r"^--recipe: there is no recipe or file 'lvs'; --help"):
+        parse(["--recipe", "lvs"])
+
+
+def test_the_help_lists_the_recipes():
+    listed = build_parser().format_help().partition("\nrecipes:\n")[2]
+    assert [line.strip() for line in listed.splitlines()] == recipes.shipped()
+
+
+def test_a_recipe_of_clips_does_not_go_with_scenes():
+    with pytest.raises(UserError, match="--transform needs --dataset vggsound or flickr"):
+        parse(["--recipe", "fnac-vggsound-10k", "--dataset", "synthetic"])
+    with pytest.raises(UserError, match="--dataset flickr needs --data-root"):
+        parse(["--recipe", "fnac-flickr-10k"])
+
+
+def test_a_resumed_run_keeps_its_recipe(tmp_path):
+    first = parse(["--recipe", "ezvsl-vggsound-10k", *FILES, "--output-dir", str(tmp_path)])
+    stored = {name: value for name, value in vars(first).items() if name != "resume"}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": stored}))
+    resume = ["--resume", "--output-dir", str(tmp_path)]
+    assert vars(parse(resume)) == {**stored, "resume": True}
+    assert parse([*resume, "--recipe", "ezvsl-vggsound-10k"]).epochs == 100
+    with pytest.raises(UserError, match="--recipe is fnac-vggsound-10k but the run was started"):
+        parse([*resume, "--recipe", "fnac-vggsound-10k"])
+    with pytest.raises(UserError, match=r"--lr is 0\.1 but the run was started with 0\.0001"):
+        parse([*resume, "--lr", "0.1"])
+
+
+def test_preparing_data_does_not_wait_for_torch():
+    code = "import sys, avscenes.sets.preparation; sys.exit('torch' in sys.modules)"
+    folder = str(recipes.FOLDER.parent)
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == 0
+
+
+def test_the_anchor_reaches_the_loss():
+    options = ["--recipe", "fnac-vggsound-10k", *FILES, "--encoder", "small"]
+    assert train_fnac.build_module(parse(options)).criterion.anchor == "audio"
+    assert train_fnac.build_module(parse([*options, "--anchor", "visual"])).criterion.anchor == (
+        "visual"
+    )
+
+
+def test_a_recipe_without_image_weights_says_so(capsys):
+    options = ["--recipe", "fnac-vggsound-10k", *FILES]
+    train_fnac.describe_recipe(parse(options))
+    note = "note: published runs start from ImageNet weights (--image-weights); this one starts"
+    assert note in capsys.readouterr().out
+    for more in ("--image-weights", "--init-from"):
+        train_fnac.describe_recipe(parse([*options, more, "weights.pth"]))
+    assert note not in capsys.readouterr().out
+
+
+@pytest.fixture
+def clips(tmp_path, make_clip):
+    """A small VGG-Sound, as options."""
+    for clip in range(8):
+        make_clip(tmp_path / "train", f"train{clip}", size=(48, 32), seconds=1)
+    for clip in range(3):
+        make_clip(tmp_path / "test", f"test{clip}", size=(48, 32), seconds=1)
+    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(8)))
+    (tmp_path / "test.csv").write_text("test0\ntest1\ntest2\n")
+    entries = [
+        {"file": f"test{clip}", "class": "ab"[clip % 2], "bbox": [[0.1, 0.1, 0.8, 0.7]]}
+        for clip in range(3)
+    ]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    return [
+        *("--data-root", tmp_path / "train", "--train-list", tmp_path / "train.txt"),
+        *("--test-root", tmp_path / "test", "--test-list", tmp_path / "test.csv"),
+        *("--annotations", tmp_path / "vggss.json", "--accelerator", "cpu", "--encoder", "small"),
+        *("--batch-size", "2", "--validation-size", "2", "--workers", "0", "--epochs", "1"),
+        *("--output-dir", tmp_path / "run"),
+    ]
+
+
+def stored_settings(folder):
+    return json.loads((folder / "config.json").read_text())["settings"]
+
+
+@pytest.mark.slow
+def test_a_run_with_a_recipe_trains_as_it_says_and_stores_it(tmp_path, clips, capsys, monkeypatch):
+    masked = []
+    augment = avscenes.sets.clips.spec_augment
+    monkeypatch.setattr(
+        avscenes.sets.clips,
+        "spec_augment",
+        lambda *args, **more: (masked.append(more), augment(*args, **more))[1],
+    )
+    recipe = ["--recipe", "fnac-vggsound-10k-released"]
+    assert train_fnac.main([*map(str, clips), *recipe]) == 0, capsys.readouterr().err
+    assert "recipe fnac-vggsound-10k-released\n" in capsys.readouterr().out
+    assert masked == [{"widest": 9, "legacy": True}] * 6
+    settings = stored_settings(tmp_path / "run")
+    expected = RELEASED | {"batch_size": 2, "encoder": "small", "epochs": 1}
+    assert {name: settings[name] for name in expected} == expected
+    assert settings["recipe"] == "fnac-vggsound-10k-released"
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+    resume = ["--resume", "--output-dir", str(tmp_path / "run")]
+    assert train_fnac.main(resume) == 0
+    assert train_fnac.main([*resume, "--recipe", "fnac-vggsound-10k"]) == 2
+    assert "--recipe is fnac-vggsound-10k but the run was started" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_flickr_is_trained_and_tested_on_its_own_layout(tmp_path, clips, capsys):
+    for split in ("train", "test"):
+        root = tmp_path / split
+        for path in [*root.glob("frames/*"), *root.glob("audio/*")]:
+            path.rename(root / path.name)
+        (root / "frames").rmdir()
+        (root / "audio").rmdir()
+    (tmp_path / "xml").mkdir()
+    box = "<bbox><who>1</who><a>20</a><b>30</b><c>200</c><d>180</d></bbox>"
+    for clip in range(3):
+        (tmp_path / "xml" / f"test{clip}.xml").write_text(f"<ann><o>{box}</o></ann>")
+    options = [*map(str, clips), "--annotations", str(tmp_path / "xml")]
+    status = train_fnac.main([*options, "--recipe", "ezvsl-flickr-144k"])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["train_samples"], metrics["validation_samples"]) == (6, 2)
+    assert metrics["test_samples"] == 3
+    assert stored_settings(tmp_path / "run")["dataset"] == "flickr"
+    # One annotator's box, from 17 to 175 and from 26 to 157 of 224 pixels, counts half.
+    half = 0.5 * (175 - 17) * (157 - 26) / 224**2
+    ceiling = half / (half + 0.5 - 2 * half)
+    assert metrics["ceiling_mean_ciou_half"] == pytest.approx(ceiling, abs=1e-3)
+    assert "note: published runs" not in printed.out
+    assert (tmp_path / "run" / "localization.png").is_file()
+    assert (tmp_path / "run" / "skipped.csv").read_text() == "split,clip,reason\n"
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_weights_of_another(tmp_path, clips):
+    first = [*map(str, clips), "--dataset", "vggsound", "--output-dir", str(tmp_path / "one")]
+    assert train_fnac.main(first) == 0
+    checkpoint = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    # At this learning rate only the running statistics of the norms move.
+    second = [*map(str, clips), "--dataset", "vggsound", "--lr", "1e-30", "--weight-decay", "0"]
+    assert train_fnac.main([*second, "--init-from", str(checkpoint)]) == 0
+    before, after = (
+        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in ("one", "run")
+    )
+    for name, value in before.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(value, after[name], rtol=0, atol=1e-20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init-from", "a"], "--init-from and --warm-start-epochs 12 exclude each other"),
+        (
+            ["--encoder", "resnet18", "--image-weights", "a", "--init-from", "b"],
+            "--init-from and --image-weights a exclude each other",
+        ),
+    ],
+)
+def test_only_one_start(options, message):
+    with pytest.raises(UserError, match=message):
+        parse(options)

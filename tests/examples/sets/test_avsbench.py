@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from avscenes.files.errors import UserError
+from avscenes.sets.annotated import annotated_set, labelled_set
+from avscenes.sets.avsbench import ms3_samples, read_split, s4_samples
+from avscenes.sets.readable import readable_batches
+
+S4 = "name,start,category,split\nfirst,0,dog,test\nsecond,3,cat,train\n"
+MS3 = "video_id,start,end,split\nthird,0,5,test\n"
+
+
+def write_png(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def write_sound(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.sin(np.arange(8_000)) / 2, 16_000)
+
+
+def square(number):
+    pixels = np.zeros((224, 224), np.uint8)
+    pixels[: 10 * number, : 10 * number] = 1
+    return pixels
+
+
+def test_s4_has_five_frames_with_their_masks(tmp_path):
+    (tmp_path / "s4.csv").write_text(S4)
+    for number in range(1, 6):
+        frame = Image.new("RGB", (224, 224), (40 * number, 0, 0))
+        write_png(tmp_path / f"visual_frames/test/dog/first/first_{number}.png", frame)
+        mask = Image.fromarray(square(number) * 255).convert("1")
+        write_png(tmp_path / f"gt_masks/test/dog/first/first_{number}.png", mask)
+    write_sound(tmp_path / "audio_wav/test/dog/first.wav")
+    samples = s4_samples(tmp_path, read_split("--test-list", tmp_path / "s4.csv", "test"))
+    data, skipped = annotated_set(samples, workers=1)
+    assert skipped == []
+    assert data.pairs.clips == [f"first_{number}" for number in range(1, 6)]
+    assert data.class_names == ["dog"]
+    sizes = data.ground_truth(range(5)).flatten(1).sum(dim=1)
+    assert sizes.tolist() == [100, 400, 900, 1_600, 2_500]
+    red = [data.pairs[row][0][0].mean().item() for row in range(5)]
+    assert red == sorted(red)
+    assert torch.equal(data.pairs[0][1], data.pairs[4][1])
+    train = s4_samples(tmp_path, read_split("--train-list", tmp_path / "s4.csv", "train"), "train")
+    assert [sample.clip.name for sample in train] == ["second_1"]
+
+
+def test_ms3_masks_hold_numbers_of_objects(tmp_path):
+    (tmp_path / "ms3.csv").write_text(MS3)
+    for number in range(1, 6):
+        frame = Image.new("RGB", (224, 224))
+        write_png(tmp_path / f"visual_frames/third/third.mp4_{number}.png", frame)
+        pixels = square(number)
+        pixels[200:, 200:] = 2
+        mask = Image.fromarray(pixels if number > 1 else np.zeros_like(pixels), "L").convert("P")
+        write_png(tmp_path / f"gt_masks/test/third/third_{number}.png", mask)
+    write_sound(tmp_path / "audio_wav/test/third.wav")
+    (tmp_path / "gt_masks/test/third/third_4.png").unlink()
+    broken = tmp_path / "gt_masks/test/third/third_5.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    samples = ms3_samples(tmp_path, read_split("--test-list", tmp_path / "ms3.csv", "test"))
+    (batch,) = readable_batches(labelled_set(samples), batch_size=5, workers=0)
+    assert batch.rows == [0, 1, 2]
+    assert batch.truth.flatten(1).sum(dim=1).tolist() == [0, 400 + 576, 900 + 576]
+    assert batch.images.shape == (3, 3, 224, 224)
+    assert batch.spectrograms.shape == (3, 1, 257, 200)
+    assert [row for row, _ in batch.broken] == [3, 4]
+    assert batch.broken[0][1] == f"no mask {tmp_path}/gt_masks/test/third/third_4.png"
+    assert batch.broken[1][1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "must have a header with a column 'split'"),
+        ("name,category\na,b\n", "must have a header with a column 'split'"),
+        ("name,category,split\na,b,val\n", "has no video of the split 'test'"),
+    ],
+)
+def test_another_form_is_an_error(tmp_path, content, message):
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(UserError, match=f"^--test-list: .*{message}"):
+        read_split("--test-list", tmp_path / "list.csv", "test")

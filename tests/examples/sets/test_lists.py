@@ -1,0 +1,171 @@
+import csv
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from avscenes.files.errors import UserError
+from avscenes.sets.clips import ClipPairs, Skipped, check_files, clips_in
+from avscenes.sets.lists import read_ids
+from avscenes.sets.vggss import read_annotations
+from avscenes.training.data import clip_data
+
+
+def test_clips_have_the_published_shapes_and_the_crop_is_seeded(tmp_path, make_clip):
+    make_clip(tmp_path, "a", size=(320, 180))
+    pairs = ClipPairs(clips_in(tmp_path, ["a"]), seed=0)
+    image, spectrogram = pairs[0]
+    assert image.shape == (3, 224, 224)
+    assert spectrogram.shape == (1, 257, 200)
+    assert spectrogram.dtype == torch.float32
+    first, again, other = pairs[1, 0], pairs[1, 0], pairs[2, 0]
+    assert first[0].shape == (3, 224, 224)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_unusable_clips_are_named_with_their_reason(tmp_path, make_clip):
+    for clip in ("good", "no-frame", "no-sound", "cut-frame", "text-sound", "empty", "infinite"):
+        make_clip(tmp_path, clip, size=(64, 64))
+    (tmp_path / "frames" / "no-frame.jpg").unlink()
+    (tmp_path / "audio" / "no-sound.wav").unlink()
+    frame = tmp_path / "frames" / "cut-frame.jpg"
+    frame.write_bytes(frame.read_bytes()[:400])
+    (tmp_path / "audio" / "text-sound.wav").write_text("no sound at all")
+    soundfile.write(tmp_path / "audio" / "empty.wav", np.zeros(0), 16_000)
+    soundfile.write(
+        tmp_path / "audio" / "infinite.wav", np.full(100, np.inf), 16_000, subtype="FLOAT"
+    )
+    clips = ["good", "no-frame", "no-sound", "cut-frame", "text-sound", "empty", "infinite"]
+    skipped = check_files("train", clips_in(tmp_path, clips), workers=2)
+    assert [entry.clip for entry in skipped] == clips[1:]
+    reasons = {entry.clip: entry.reason for entry in skipped}
+    assert reasons["no-frame"].startswith("no frame")
+    assert reasons["no-sound"].startswith("no sound")
+    assert "truncated" in reasons["cut-frame"].lower()
+    assert reasons["empty"] == "no samples"
+    assert reasons["infinite"] == "samples that are not finite"
+    assert all(reasons.values())
+    assert not any("\n" in reason for reason in reasons.values())
+
+
+def test_a_clip_that_breaks_later_stops_the_run_with_its_name(tmp_path, make_clip):
+    make_clip(tmp_path, "gone")
+    pairs = ClipPairs(clips_in(tmp_path, ["gone"]), seed=0)
+    (tmp_path / "audio" / "gone.wav").unlink()
+    with pytest.raises(RuntimeError, match=r"clip gone in .* is not any more"):
+        pairs[0]
+
+
+def test_lists_hold_one_id_a_line_or_in_the_first_column(tmp_path):
+    path = tmp_path / "ids.csv"
+    path.write_text("--8puiAGLhs_000030\n\n10007936344,0\r\n a_b \n--8puiAGLhs_000030\n")
+    assert read_ids("--test-list", path) == ["--8puiAGLhs_000030", "10007936344", "a_b"]
+
+
+def test_annotations_keep_every_box(tmp_path):
+    path = tmp_path / "vggss.json"
+    boxes = [[0.1, 0.2, 0.6, 0.9], [-2.88e16, 0.3, 0.98, 0.57]]
+    path.write_text(json.dumps([{"file": "x", "class": "dog, barking", "bbox": boxes}]))
+    annotations = read_annotations(path)
+    assert annotations["x"].class_name == "dog, barking"
+    assert annotations["x"].boxes == boxes
+
+
+@pytest.fixture
+def vggsound(tmp_path, make_clip):
+    for clip in range(12):
+        make_clip(tmp_path / "train", f"train{clip}", size=(32, 32))
+    for clip in range(4):
+        make_clip(tmp_path / "test", f"test{clip}", size=(32, 32), seconds=1)
+    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(12)))
+    (tmp_path / "test.csv").write_text("\n".join(f"test{clip}" for clip in range(4)))
+    entries = [
+        {"file": f"test{clip}", "class": "ab"[clip % 2], "bbox": [[0, 0, 0.5, 0.5]]}
+        for clip in range(4)
+    ]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    return Namespace(
+        data_root=str(tmp_path / "train"),
+        test_root=str(tmp_path / "test"),
+        train_list=str(tmp_path / "train.txt"),
+        test_list=str(tmp_path / "test.csv"),
+        annotations=str(tmp_path / "vggss.json"),
+        train_size=None,
+        validation_size=3,
+        test_size=None,
+        batch_size=2,
+        workers=1,
+        max_missing=0.2,
+        allow_overlap=False,
+        dataset="vggsound",
+        transform="fnac",
+        seed=0,
+    )
+
+
+def test_held_out_clips_are_no_training_clips(tmp_path, vggsound):
+    data, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
+    assert skipped == []
+    assert (data.train_size, data.validation_size) == (9, 3)
+    assert not set(data.train.clips) & set(data.validation.clips)
+    assert data.test.class_names == ["a", "b"]
+    assert data.test.labels.tolist() == [0, 1, 0, 1]
+    assert data.test.ground_truth([0]).sum().item() == 112 * 112
+
+
+def test_a_lost_clip_is_left_out_and_moves_no_other(tmp_path, vggsound):
+    before, _ = clip_data(vggsound, tmp_path / "skipped.csv")
+    lost = before.train.clips[4]
+    (tmp_path / "train" / "audio" / f"{lost}.wav").unlink()
+    after, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
+    assert [(entry.split, entry.clip) for entry in skipped] == [("train", lost)]
+    assert after.train.clips == [clip for clip in before.train.clips if clip != lost]
+    assert after.validation.clips == before.validation.clips
+
+
+def test_a_known_list_of_left_out_clips_is_used_as_it_is(tmp_path, vggsound):
+    whole, _ = clip_data(vggsound, tmp_path / "skipped.csv")
+    entry = Skipped("train", whole.train.clips[0], "was broken then")
+    with (tmp_path / "skipped.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([Skipped._fields, entry])
+    again, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
+    assert skipped == [entry]
+    assert again.train.clips == whole.train.clips[1:]
+
+
+def test_too_many_lost_clips_stop_the_run(tmp_path, vggsound):
+    for clip in range(1, 4):
+        (tmp_path / "test" / "audio" / f"test{clip}.wav").unlink()
+    with pytest.raises(UserError, match=r"--test-list: 3 of 4 test clips .* first test1: no sound"):
+        clip_data(vggsound, tmp_path / "skipped.csv")
+
+
+def test_test_clips_in_the_training_list_are_counted(tmp_path, vggsound, make_clip):
+    make_clip(tmp_path / "test", "train3", size=(32, 32))
+    (tmp_path / "test.csv").write_text("test0\ntrain3\n")
+    entries = [{"file": clip, "class": "a", "bbox": []} for clip in ("test0", "train3")]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match=r"--train-list contains 1 of the 2 clips of --test-list"):
+        clip_data(vggsound, tmp_path / "skipped.csv")
+    vggsound.allow_overlap = True
+    data, _ = clip_data(vggsound, tmp_path / "skipped.csv")
+    assert data.test_ids_in_training == 1
+    assert data.test.ground_truth([0, 1]).sum().item() == 0
+
+
+def test_test_clips_are_counted_however_their_ids_are_written(tmp_path, vggsound, make_clip):
+    make_clip(tmp_path / "train", "abcdefghijk_000030", size=(32, 32))
+    make_clip(tmp_path / "test", "abcdefghijk_30000_40000", size=(32, 32))
+    with (tmp_path / "train.txt").open("a") as file:
+        file.write("\nabcdefghijk_000030\n")
+    (tmp_path / "test.csv").write_text("abcdefghijk_30000_40000\n")
+    entries = [{"file": "abcdefghijk_30000_40000", "class": "a", "bbox": []}]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    vggsound.allow_overlap = True
+    data, _ = clip_data(vggsound, tmp_path / "skipped.csv")
+    assert data.test_ids_in_training == 1

@@ -1,0 +1,243 @@
+"""The study from its command line, its plan and its published results."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from false_negative_study import main
+
+from avscenes.files.errors import UserError
+from avstudy import report, rows, runner, tables
+from avstudy.plan import QUICK, STUDY, Setting, read_plan
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "false_negative_study.py"
+PUBLISHED = ROOT / "docs" / "evidence"
+
+
+def study(*arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output = tmp_path_factory.mktemp("study") / "quick"
+    result = study("--quick", "--output-dir", output)
+    assert result.returncode == 0, result.stderr
+    return output, result
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_every_run_has_a_row_with_settings_scores_and_versions(finished):
+    output, _ = finished
+    plan = read_plan(QUICK)
+    found = read(output / "runs.csv")
+    names = [
+        (run.stage, run.setting, run.method, run.condition, str(run.seed)) for run in plan.runs
+    ]
+    assert [tuple(row[key] for key in rows.KEY) for row in found] == names
+    for run, row in zip(plan.runs, found):
+        for name, value in {**run.data._asdict(), **run.loss._asdict()}.items():
+            assert row[name] == str(value)
+        for name in ("retrieval", "success_quarter", "same_minmax", "audio_adjacency_purity"):
+            assert 0 <= float(row[name]) <= 1
+        assert float(row["train_seconds"]) > 0
+        assert float(row["loss_mb"]) > 0.01
+        assert row["plan"] == plan.digest
+        assert row["torch"]
+    points = read(output / "curves.csv")
+    assert {point["epoch"] for point in points} == {"1", "2"}
+    assert len(points) == 2 * len(found)
+
+
+@pytest.mark.slow
+def test_every_table_and_figure_is_there(finished):
+    output, result = finished
+    assert result.stderr == ""
+    said = {Path(line).name for line in result.stdout.splitlines() if line.startswith(str(output))}
+    there = {path.name for path in output.iterdir() if path.suffix in (".md", ".png")}
+    assert said == there
+    assert {"effects.png", "matrices.png", "results-retrieval.md", "repeats.md"} <= there
+
+
+@pytest.mark.slow
+def test_a_finished_study_runs_nothing_again_and_draws_the_same(finished, tmp_path):
+    output, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*.json")}
+    content = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    assert study("--quick", "--output-dir", output).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    for name in (rows.RUNS, rows.CURVES, rows.MATRICES):
+        shutil.copy(output / name, tmp_path / name)
+    assert main(["--quick", "--report", "--output-dir", str(tmp_path)]) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_numbers_in_another_process(finished):
+    repeats = {
+        row["condition"]: row for row in read(finished[0] / "runs.csv") if row["stage"] == "repeats"
+    }
+    for name in ("retrieval", "success_quarter", "pointing", "same_cosine"):
+        assert repeats["again"][name] == repeats["plain"][name]
+
+
+@pytest.mark.slow
+def test_a_result_of_other_settings_is_not_taken(finished, tmp_path, capsys):
+    run = read_plan(QUICK).runs[0]
+    path = runner.result_path(tmp_path, run)
+    path.parent.mkdir(parents=True)
+    result = json.loads(runner.result_path(finished[0], run).read_text())
+    result["run"]["temperature"] = 0.5
+    path.write_text(json.dumps(result))
+    assert main(["--quick", "--output-dir", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "was run with temperature 0.5, the plan says 0.03" in message
+    assert json.loads(path.read_text())["run"]["temperature"] == 0.5
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
+    first, second, *_ = read_plan(QUICK).runs
+    broken = first._replace(method="broken", loss=first.loss._replace(anchor="nobody"))
+    with pytest.raises(UserError, match=r"1 of 2 runs failed; first .*broken.*anchor"):
+        runner.run_all([broken, second], tmp_path, 2, "")
+    assert runner.read_result(tmp_path, second) is not None
+    assert runner.read_result(tmp_path, broken) is None
+
+
+def test_an_interrupted_study_keeps_what_it_has(monkeypatch, tmp_path, capsys):
+    def interrupted(function, tasks, count, limit):
+        yield tasks[0], function(tasks[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "faults_of", interrupted)
+    try:
+        assert main(["--quick", "--output-dir", str(tmp_path)]) == 130
+    finally:
+        torch.use_deterministic_algorithms(False)  # a run has a process of its own elsewhere
+    assert "goes on from here" in capsys.readouterr().err
+    first = read_plan(QUICK).runs[0]
+    assert [row["method"] for row in read(tmp_path / "runs.csv")] == [first.method]
+    assert runner.read_result(tmp_path, first) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("warmup = 0.5", "warmups = 1"), "nce: methods have no warmups"),
+        (
+            ('[settings.other]\nlike = "tiny"', '[settings.other]\nlike = "huge"'),
+            "there is no 'huge'",
+        ),
+        (('settings = ["tiny", "other"]', 'settings = ["tiny", "rother"]'), "there is no 'rother'"),
+        (("epochs = 2\n", ""), "epochs"),
+        (("[report]", "[report"), "quick.toml"),
+    ],
+)
+def test_a_plan_that_is_wrong_is_one_line(tmp_path, change, message):
+    path = tmp_path / "quick.toml"
+    text = QUICK.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change, 1))
+    with pytest.raises(UserError) as error:
+        read_plan(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--quick", "--stages", "training"],
+            "--stages: no training; there are calibration, tuning",
+        ),
+        (["--quick", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--report"], "there is no"),
+    ],
+)
+def test_a_wrong_command_is_one_line(tmp_path, capsys, arguments, message):
+    assert main([*arguments, "--output-dir", str(tmp_path / "none")]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+# ---- What is published ----
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return read_plan(STUDY)
+
+
+def test_development_and_evaluation_share_no_scene(plan):
+    development = [run for run in plan.runs if run.stage in ("calibration", "tuning")]
+    evaluation = [run for run in plan.runs if run.stage in ("evaluation", "classes")]
+    assert len({run.seed for run in evaluation}) >= 8
+    assert not {run.seed for run in development} & {run.seed for run in evaluation}
+    assert not {run.test_seed for run in development} & {run.test_seed for run in evaluation}
+    assert {run.method for run in plan.runs if run.stage == "calibration"} == {"nce", "oracle"}
+
+
+def test_published_rows_are_those_of_the_plan(plan):
+    found = read(PUBLISHED / rows.RUNS)
+    described = [{k: str(v) for k, v in runner.described(run).items()} for run in plan.runs]
+    assert [{name: row[name] for name in described[0]} for row in found] == described
+
+
+def test_the_frozen_settings_are_candidates_that_were_calibrated(plan):
+    calibrated = {run.setting for run in plan.runs if run.stage == "calibration"}
+    assert set(plan.report["settings"].values()) <= calibrated
+
+
+def test_what_was_tuned_is_what_the_development_seeds_chose(plan):
+    table = rows.read_table(PUBLISHED / rows.RUNS)
+    for setting, tried in plan.report["tuning"].items():
+        assert len(tried["nce"]) == len(tried["fnac"]) >= 6
+        for kind in ("nce", "fnac"):
+            for trial in tried[kind]:
+                assert (
+                    len(table.by_seed("seed", stage="tuning", setting=setting, method=trial)) >= 3
+                )
+            best = tables.chosen_trial(table, setting, tried["measure"], tried[kind])
+            assert plan.methods[f"{setting}-{kind}-tuned"] == plan.methods[best]
+
+
+def test_the_published_report_comes_byte_for_byte_from_its_rows(plan, tmp_path):
+    for name in (rows.RUNS, rows.CURVES, rows.MATRICES):
+        shutil.copy(PUBLISHED / name, tmp_path / name)
+    written = report.write(plan, tmp_path)
+    assert len(written) >= 15
+    for path in written:
+        assert path.read_bytes() == (PUBLISHED / path.name).read_bytes(), path.name
+
+
+def test_every_interval_in_the_text_is_that_of_a_table():
+    tabled = "".join(path.read_text() for path in PUBLISHED.glob("*.md"))
+    for path, at_least in ((ROOT / "README.md", 4), (ROOT / "docs" / "evidence.md", 8)):
+        named = re.findall(r"[+-]\d+\.\d \[[^\]]+\]", path.read_text())
+        assert len(named) >= at_least
+        assert [one for one in named if one not in tabled] == [], path.name
+
+
+def test_every_setting_field_is_written_down():
+    text = STUDY.read_text()
+    assert all(f"\n{name} = " in text for name in Setting._fields)

@@ -1,0 +1,263 @@
+"""The example on several processes, all on the CPU."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import train_fnac
+
+from avscenes.files.errors import UserError
+from avscenes.models.encoders import SharedDropout, build_encoders
+from avscenes.scenes.scene import CLASSES, class_name, make_scenes
+from avscenes.sets.loaders import train_loader, validation_loader
+from avscenes.sets.scene_pairs import SceneDataset, scene_test_set
+from avscenes.testing import evaluation
+from avscenes.training.processes import SameData, average_in_order, check_launcher
+
+RECORDER = Path(__file__).parent / "step_recorder.py"
+# Neither the training pairs nor the test pairs divide. In double precision, because rounding is
+# what runs on different numbers of processes differ by, and Adam makes it large in its first steps.
+OPTIONS = [
+    *("--train-size", "44", "--validation-size", "20", "--test-size", "37", "--batch-size", "20"),
+    *("--epochs", "4", "--warmup-epochs", "1", "--warm-start-epochs", "1", "--norm", "group"),
+    *("--image-dropout", "0.3", "--accelerator", "cpu", "--precision", "64-true"),
+]
+# Without the variables of another launcher that may have started the tests.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(Path(train_fnac.__file__).parent),
+}
+
+
+def command(output, *options, torchrun=0):
+    start = [sys.executable]
+    if torchrun:
+        # A port of its own, so that runs side by side do not meet.
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(torchrun)]
+    return [*start, str(RECORDER), *options, "--output-dir", str(output)]
+
+
+def complete(output, *options, torchrun=0):
+    """Do a whole run and return what it printed."""
+    output.parent.mkdir(exist_ok=True)
+    result = subprocess.run(
+        command(output, *options, torchrun=torchrun),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def losses(output, rank):
+    return json.loads((output.parent / f"losses.{rank}").read_text())
+
+
+def read_metrics(output):
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics.pop("checkpoint") == "last"
+    del metrics["seconds"]
+    return metrics
+
+
+def read_rows(output):
+    with (output / "metrics.csv").open(newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    output = tmp_path_factory.mktemp("alone") / "run"
+    complete(output, *OPTIONS)
+    return output
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    output = tmp_path_factory.mktemp("pair") / "run"
+    return output, complete(output, *OPTIONS, "--devices", "2")
+
+
+def assert_same_run(output, other, processes):
+    expected = losses(other, 0)
+    assert len(expected) == 8
+    for rank in range(processes):
+        assert losses(output, rank) == pytest.approx(expected, rel=1e-9)
+    for row, expected in zip(read_rows(output), read_rows(other), strict=True):
+        assert row == pytest.approx(expected, rel=1e-9)
+    assert read_metrics(output) == pytest.approx(read_metrics(other), rel=1e-5)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_two_processes_of_lightning_are_one_run(alone, pair):
+    output, result = pair
+    assert_same_run(output, alone, 2)
+    assert result.stdout.count("2 processes: 10 of 20 pairs each") == 1
+    assert result.stdout.count("visual warm start") == 1
+    assert result.stdout.count("own pair, sound to image") == 1
+    assert "batch norm" not in result.stdout
+    assert "Warning" not in result.stderr
+    assert "deprecated" not in result.stderr
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_four_processes_of_torchrun_are_one_run(alone, tmp_path):
+    output = tmp_path / "run"
+    complete(output, *OPTIONS, "--devices", "4", torchrun=4)
+    assert_same_run(output, alone, 4)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_run_that_loses_a_process_goes_on_to_the_same_end(pair, tmp_path):
+    whole, _ = pair
+    output = tmp_path / "run"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command(output, *OPTIONS, "--devices", "2"), stdout=log, stderr=log, env=ENVIRONMENT
+        )
+    deadline = time.monotonic() + 200
+    while not ((output / "metrics.csv").exists() and len(read_rows(output)) >= 2):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert len(read_rows(output)) < 4
+    assert not (output / "metrics.json").exists()
+
+    # The number of processes, too, comes from the folder.
+    complete(output, "--resume")
+    assert (output / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert read_metrics(output) == read_metrics(whole)
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (output, whole)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("count", [1, 5, 7, 8])
+def test_the_test_set_is_encoded_in_parts_and_put_together_once(monkeypatch, world, count):
+    scenes = make_scenes(0, "test", count)
+    test = scene_test_set(scenes, [class_name(label) for label in range(CLASSES)])
+    module = SimpleNamespace(
+        visual=lambda images: images.mean(dim=1, keepdim=True),
+        audio=lambda sounds: sounds.mean(dim=(1, 2)),
+        **{"device": torch.device("cpu"), "dtype": torch.float32, "training": False},
+        **{"eval": lambda: None, "train": lambda training: None},
+    )
+    parts = []
+    monkeypatch.setattr(
+        evaluation, "rows_of_all_on_first", lambda rows, rank, world: parts.append(rows)
+    )
+    for rank in range(world):
+        assert evaluation.encode(module, test, 2, 0, rank=rank, world=world) is None
+    assert len({len(rows) for rows in parts}) == 1
+    every_part = iter([torch.cat(parts[0::2]), torch.cat(parts[1::2])])
+    monkeypatch.setattr(
+        evaluation, "rows_of_all_on_first", lambda rows, rank, world: next(every_part)
+    )
+    together = evaluation.encode(module, test, 2, 0, rank=0, world=world)
+    pairs = [test.pairs[index] for index in range(count)]
+    assert torch.equal(together.visual, module.visual(torch.stack([image for image, _ in pairs])))
+    assert torch.equal(together.audio, module.audio(torch.stack([sound for _, sound in pairs])))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_parts_of_all_processes_are_the_batches_of_one(world):
+    pairs = SceneDataset(make_scenes(0, "train", 22), seed=4)
+
+    def batches(load, **own):
+        return [torch.cat([part.flatten(1) for part in batch], dim=1) for batch in load(**own)]
+
+    def training(**own):
+        return train_loader(pairs, 22, 8, seed=4, workers=0, **own)
+
+    def validation(**own):
+        return validation_loader(pairs, 22, 8, workers=0, **own)
+
+    for load in (training, validation):
+        whole = batches(load)
+        shares = [batches(load, rank=rank, world=world) for rank in range(world)]
+        assert len(whole) == 2
+        for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
+            assert torch.equal(torch.cat(parts), batch)
+
+
+def test_dropout_does_not_depend_on_the_number_of_processes():
+    features = torch.randn(8, 5, 3, 3)
+    dropout = SharedDropout(0.4)
+
+    def drop(rank, world):
+        torch.manual_seed(1)
+        dropout.rank, dropout.world = rank, world
+        return dropout(features[rank * 8 // world : (rank + 1) * 8 // world])
+
+    whole = drop(0, 1)
+    assert 0 < (whole == 0).float().mean() < 1
+    for world in (2, 4):
+        assert torch.equal(torch.cat([drop(rank, world) for rank in range(world)]), whole)
+    dropout.eval()
+    assert torch.equal(drop(1, 2), features[4:])
+
+
+def test_gradients_are_added_in_the_order_of_the_ranks(monkeypatch):
+    gradients = [torch.tensor([1e8, 1.0]), torch.tensor([-1e8, 2.0]), torch.tensor([1.0, 3.0])]
+
+    def all_gather(parts, own):
+        for part, gradient in zip(parts, gradients, strict=True):
+            part.copy_(gradient)
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+    mean = average_in_order(gradients[1]).value()
+    # Added in another order, the first would be 0: 1e8 + 1 is 1e8 in fp32.
+    assert torch.equal(mean, torch.tensor([1.0, 6.0]) / 3)
+
+
+def test_group_norm_looks_at_one_sample_at_a_time():
+    images, sounds = torch.randn(4, 3, 64, 64), torch.randn(4, 1, 64, 64)
+    for encoder, inputs in zip(build_encoders("small", norm="group"), (images, sounds)):
+        torch.testing.assert_close(encoder(inputs)[:1], encoder(inputs[:1]))
+
+
+def test_processes_that_read_other_clips_stop():
+    same_data = SameData()
+    same_data.digest = "a"
+    trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda own: "a"))
+    same_data.setup(trainer, None, "fit")
+    same_data.digest = "b"
+    with pytest.raises(UserError, match="not those of process 0"):
+        same_data.setup(trainer, None, "fit")
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+        {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train"},
+    ],
+)
+def test_a_launcher_that_starts_another_number_of_processes(monkeypatch, started):
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    check_launcher(2, 1)
+    with pytest.raises(UserError, match=r"^--devices or --num-nodes: .*devices=1"):
+        check_launcher(1, 1)
