@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,11 +63,11 @@ def check_weight(name: str, value: object) -> None:
         raise ValueError(f"{name} must not be negative, got {value!r}")
 
 
-def check_threshold(threshold: object) -> None:
-    """Raise unless ``threshold`` lies in [0, 1)."""
-    check_number("threshold", threshold)
-    if not 0 <= threshold < 1:  # type: ignore[operator]
-        raise ValueError(f"threshold must lie in [0, 1), got {threshold!r}")
+def check_threshold(name: str, value: object) -> None:
+    """Raise unless ``value`` lies in [0, 1)."""
+    check_number(name, value)
+    if not 0 <= value < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -74,51 +76,32 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
-def check_common(
-    temperature: float | Tensor, normalize: object, reduction: object, backend: object
-) -> None:
-    """Check the arguments that every loss has."""
-    check_temperature(temperature)
-    check_flag("normalize", normalize)
-    check_choice("reduction", reduction, ("mean", "sum", "none"))
-    check_choice("backend", backend, ("auto", *BACKENDS))
+CHECKS: dict[str, Callable[[str, Any], None]] = {
+    **dict.fromkeys(("normalize", "gather_distributed"), check_flag),
+    **dict.fromkeys(("symmetric", "detach_adjacency"), check_flag),
+    **dict.fromkeys(("audio_weight", "visual_weight"), check_weight),
+    **dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), check_weight),
+    "threshold": check_threshold,
+    "reduction": partial(check_choice, allowed=("mean", "sum", "none")),
+    "gradient_reduction": partial(check_choice, allowed=("mean", "sum")),
+    "backend": partial(check_choice, allowed=("auto", *BACKENDS)),
+    "pooling": partial(check_choice, allowed=("max", "mean")),
+    "adjacency_reduction": partial(check_choice, allowed=("mean", "batchmean")),
+    "mask": partial(check_choice, allowed=("hard", "soft")),
+    "anchor": partial(check_choice, allowed=("visual", "audio")),
+}
+"""How each setting of a loss is checked; the modules and the functions have the same ones."""
 
 
-def check_info_nce(symmetric: object, pooling: object) -> None:
-    """Check the arguments of InfoNCE."""
-    check_flag("symmetric", symmetric)
-    check_choice("pooling", pooling, ("max", "mean"))
-
-
-def check_adjacency(adjacency_reduction: object, detach_adjacency: object) -> None:
-    """Check the arguments that every adjacency term has."""
-    check_choice("adjacency_reduction", adjacency_reduction, ("mean", "batchmean"))
-    check_flag("detach_adjacency", detach_adjacency)
-
-
-def check_enhancement(threshold: object, mask: object) -> None:
-    """Check the arguments of true negative enhancement."""
-    check_threshold(threshold)
-    check_choice("mask", mask, ("hard", "soft"))
-
-
-def check_suppression(audio_weight: object, visual_weight: object, anchor: object) -> None:
-    """Check the arguments of false negative suppression."""
-    check_weight("audio_weight", audio_weight)
-    check_weight("visual_weight", visual_weight)
-    if not (audio_weight or visual_weight):
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise unless every setting of a loss, all but its temperature, can be used."""
+    for name, value in settings.items():
+        if name != "group":
+            CHECKS[name](name, value)
+    if settings["group"] is not None and not settings["gather_distributed"]:
+        raise ValueError("group has no effect without gather_distributed=True")
+    if "audio_weight" in settings and not (settings["audio_weight"] or settings["visual_weight"]):
         raise ValueError("audio_weight and visual_weight are both 0, which leaves nothing")
-    check_choice("anchor", anchor, ("visual", "audio"))
-
-
-def check_fnac(
-    fns_audio_weight: object, fns_visual_weight: object, tne_weight: object, anchor: object
-) -> None:
-    """Check the weights of the FNAC loss."""
-    check_weight("fns_audio_weight", fns_audio_weight)
-    check_weight("fns_visual_weight", fns_visual_weight)
-    check_weight("tne_weight", tne_weight)
-    check_choice("anchor", anchor, ("visual", "audio"))
 
 
 def check_features(

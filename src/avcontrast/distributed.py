@@ -13,8 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avcontrast._checks import check_choice, check_flag
-
 
 class Peers(NamedTuple):
     """The processes that share a batch: how many, which of them this is, and their group's name."""
@@ -32,16 +30,6 @@ ALONE = Peers()
 
 DESCRIPTION_BYTES = 1024
 """Room for what the processes tell each other about a call."""
-
-
-def check_gather(
-    gather_distributed: bool, group: dist.ProcessGroup | None, gradient_reduction: str
-) -> None:
-    """Check the arguments that say how a loss is shared."""
-    check_flag("gather_distributed", gather_distributed)
-    check_choice("gradient_reduction", gradient_reduction, ("mean", "sum"))
-    if group is not None and not gather_distributed:
-        raise ValueError("group has no effect without gather_distributed=True")
 
 
 def find_peers(gather_distributed: bool, group: dist.ProcessGroup | None) -> Peers:

@@ -6,6 +6,7 @@ is ``(visual, audio)`` and in a cross-modal matrix the rows are images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,7 +18,6 @@ from avcontrast import ops
 from avcontrast.distributed import (
     Peers,
     check_agreement,
-    check_gather,
     find_peers,
     replicated,
     shared_sum,
@@ -190,16 +190,14 @@ def info_nce(
     ``ignore`` names pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
     """
     checks.check_features(visual, audio)
-    checks.check_common(temperature, normalize, reduction, backend)
-    checks.check_info_nce(symmetric, pooling)
-    check_gather(gather_distributed, group, gradient_reduction)
-    peers = find_peers(gather_distributed, group)
-    checks.check_ignore(ignore, visual, peers.size)
+    own = {"symmetric": symmetric, "pooling": pooling}
+    common = _common(
+        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
+    )
     terms = BOTH_DIRECTIONS if symmetric else BOTH_DIRECTIONS[:1]
     settings = Settings(terms, normalize=normalize, pooling=pooling)
-    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
-    values = _contrast(visual, audio, temperature, settings, backend, peers, chosen, ignore)
-    return _reduce({"info_nce": _contrastive(values)}, peers, **chosen)["info_nce"]
+    values = _contrast(visual, audio, temperature, settings, common, own, ignore)
+    return _reduce({"info_nce": _contrastive(values)}, common)["info_nce"]
 
 
 def false_negative_suppression(
@@ -221,11 +219,16 @@ def false_negative_suppression(
 ) -> Tensor:
     """Draw the match to the adjacencies. See :class:`avcontrast.FalseNegativeSuppression`."""
     checks.check_features(visual, audio)
-    checks.check_common(temperature, normalize, reduction, backend)
-    checks.check_adjacency(adjacency_reduction, detach_adjacency)
-    checks.check_suppression(audio_weight, visual_weight, anchor)
-    check_gather(gather_distributed, group, gradient_reduction)
-    peers = find_peers(gather_distributed, group)
+    own = {
+        "audio_weight": audio_weight,
+        "visual_weight": visual_weight,
+        "anchor": anchor,
+        "adjacency_reduction": adjacency_reduction,
+        "detach_adjacency": detach_adjacency,
+    }
+    common = _common(
+        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
+    )
     weights = {"fns_audio": audio_weight, "fns_visual": visual_weight}
     settings = Settings(
         tuple(term for term, weight in weights.items() if weight),
@@ -233,10 +236,8 @@ def false_negative_suppression(
         anchor=anchor,
         detach_adjacency=detach_adjacency,
     )
-    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
-    told = {**chosen, **weights, "adjacency_reduction": adjacency_reduction}
-    values = _contrast(visual, audio, temperature, settings, backend, peers, told)
-    parts = _reduce(_adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)
+    values = _contrast(visual, audio, temperature, settings, common, own)
+    parts = _reduce(_adjacency_rows(values, adjacency_reduction, common), common)
     return _weighted_sum(parts, weights)
 
 
@@ -258,11 +259,15 @@ def true_negative_enhancement(
 ) -> Tensor:
     """Tell apart the sources of sounds. See :class:`avcontrast.TrueNegativeEnhancement`."""
     checks.check_features(visual, audio, map_for="true negative enhancement")
-    checks.check_common(temperature, normalize, reduction, backend)
-    checks.check_adjacency(adjacency_reduction, detach_adjacency)
-    checks.check_enhancement(threshold, mask)
-    check_gather(gather_distributed, group, gradient_reduction)
-    peers = find_peers(gather_distributed, group)
+    own = {
+        "threshold": threshold,
+        "mask": mask,
+        "adjacency_reduction": adjacency_reduction,
+        "detach_adjacency": detach_adjacency,
+    }
+    common = _common(
+        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
+    )
     settings = Settings(
         ("tne",),
         normalize=normalize,
@@ -270,10 +275,8 @@ def true_negative_enhancement(
         mask=mask,
         detach_adjacency=detach_adjacency,
     )
-    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
-    told = {**chosen, "adjacency_reduction": adjacency_reduction}
-    values = _contrast(visual, audio, temperature, settings, backend, peers, told)
-    return _reduce(_adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)["tne"]
+    values = _contrast(visual, audio, temperature, settings, common, own)
+    return _reduce(_adjacency_rows(values, adjacency_reduction, common), common)["tne"]
 
 
 def fnac(
@@ -316,14 +319,20 @@ def fnac(
         >>> torch.testing.assert_close(parts.loss, expected)
     """
     checks.check_features(visual, audio, map_for="the FNAC loss")
-    checks.check_common(temperature, normalize, reduction, backend)
-    checks.check_adjacency(adjacency_reduction, detach_adjacency)
-    checks.check_enhancement(threshold, mask)
-    checks.check_fnac(fns_audio_weight, fns_visual_weight, tne_weight, anchor)
     checks.check_weight("regularization", regularization)
-    check_gather(gather_distributed, group, gradient_reduction)
-    peers = find_peers(gather_distributed, group)
-    checks.check_ignore(ignore, visual, peers.size)
+    own = {
+        "fns_audio_weight": fns_audio_weight,
+        "fns_visual_weight": fns_visual_weight,
+        "tne_weight": tne_weight,
+        "threshold": threshold,
+        "mask": mask,
+        "anchor": anchor,
+        "adjacency_reduction": adjacency_reduction,
+        "detach_adjacency": detach_adjacency,
+    }
+    common = _common(
+        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
+    )
     weights = {
         "fns_audio": regularization * fns_audio_weight,
         "fns_visual": regularization * fns_visual_weight,
@@ -338,19 +347,11 @@ def fnac(
         anchor=anchor,
         detach_adjacency=detach_adjacency,
     )
-    chosen = {"reduction": reduction, "gradient_reduction": gradient_reduction}
-    told = {
-        **chosen,
-        "adjacency_reduction": adjacency_reduction,
-        "fns_audio_weight": fns_audio_weight,
-        "fns_visual_weight": fns_visual_weight,
-        "tne_weight": tne_weight,
-    }
     if not torch.compiler.is_compiling():
-        told["regularization"] = regularization  # in a graph it would be compiled in as a constant
-    values = _contrast(visual, audio, temperature, settings, backend, peers, told, ignore)
+        own["regularization"] = regularization  # in a graph it would be compiled in as a constant
+    values = _contrast(visual, audio, temperature, settings, common, own, ignore)
     rows = {"info_nce": _contrastive(values)}
-    parts = _reduce(rows | _adjacency_rows(values, adjacency_reduction, peers), peers, **chosen)
+    parts = _reduce(rows | _adjacency_rows(values, adjacency_reduction, common), common)
     contrastive = loss = parts["info_nce"]
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
@@ -360,22 +361,62 @@ def fnac(
     return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
 
 
+class _Common(NamedTuple):
+    """The settings that every loss has, once they are checked, and the processes that share it."""
+
+    reduction: str
+    gradient_reduction: str
+    backend: str
+    peers: Peers
+
+
+def _common(
+    own: Mapping[str, Any],
+    normalize: bool,
+    reduction: str,
+    gather_distributed: bool,
+    group: ProcessGroup | None,
+    gradient_reduction: str,
+    backend: str,
+) -> _Common:
+    """Check the settings of a loss, its own and those that every loss has."""
+    settings = {
+        **own,
+        "normalize": normalize,
+        "reduction": reduction,
+        "gather_distributed": gather_distributed,
+        "group": group,
+        "gradient_reduction": gradient_reduction,
+        "backend": backend,
+    }
+    checks.check_settings(settings)
+    return _Common(reduction, gradient_reduction, backend, find_peers(gather_distributed, group))
+
+
 def _contrast(
     visual: Tensor,
     audio: Tensor,
     temperature: float | Tensor,
     settings: Settings,
-    backend: str,
-    peers: Peers,
-    told: dict[str, Any],
+    common: _Common,
+    own: Mapping[str, Any],
     ignore: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms, one value a sample of this process, once all processes agree.  [b] each."""
+    reduction, gradient_reduction, backend, peers = common
+    checks.check_temperature(temperature)
+    checks.check_ignore(ignore, visual, peers.size)
     if peers.size > 1:
         backend = ops.select_backend(backend, visual, audio, peers.size)
-        shown = "a tensor" if isinstance(temperature, Tensor) else temperature
-        told = {"backend": backend, "temperature": shown, **settings._asdict(), **told}
-        told["ignore"] = None if ignore is None else "a tensor"
+        told = {
+            "backend": backend,
+            "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
+            **settings._asdict(),
+            "reduction": reduction,
+            "gradient_reduction": gradient_reduction,
+            **own,
+            "ignore": None if ignore is None else "a tensor",
+        }
         audio = check_agreement(visual, audio, peers, told)
         if isinstance(temperature, Tensor):
             temperature = replicated(temperature, peers)
@@ -391,13 +432,13 @@ def _contrastive(values: dict[str, Tensor]) -> Tensor:
 
 
 def _adjacency_rows(
-    values: dict[str, Tensor], adjacency_reduction: str, peers: Peers
+    values: dict[str, Tensor], adjacency_reduction: str, common: _Common
 ) -> dict[str, Tensor]:
     """Reduce the rows of the adjacency terms, which came summed.  [b] each."""
     rows = {term: values[term] for term in ADJACENCY_TERMS if term in values}
     if adjacency_reduction == "batchmean":
         return rows
-    return {term: row / (len(row) * peers.size) for term, row in rows.items()}
+    return {term: row / (len(row) * common.peers.size) for term, row in rows.items()}
 
 
 def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -408,10 +449,9 @@ def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor
     return first
 
 
-def _reduce(
-    values: dict[str, Tensor], peers: Peers, reduction: str, gradient_reduction: str
-) -> dict[str, Tensor]:
+def _reduce(values: dict[str, Tensor], common: _Common) -> dict[str, Tensor]:
     """Reduce each term over the samples, of all processes in one exchange."""
+    reduction, gradient_reduction, _, peers = common
     if reduction == "none":
         return values
     if peers.size == 1:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from avcontrast import _checks as checks
 from avcontrast import functional
-from avcontrast.distributed import check_gather
 from avcontrast.functional import FNACComponents
 
 if TYPE_CHECKING:
@@ -16,18 +17,43 @@ if TYPE_CHECKING:
 
 __all__ = ["FNACLoss", "FalseNegativeSuppression", "InfoNCE", "TrueNegativeEnhancement"]
 
-COMMON = (
-    "normalize",
-    "reduction",
-    "gather_distributed",
-    "group",
-    "gradient_reduction",
-    "backend",
-)
-ADJACENCY = ("adjacency_reduction", "detach_adjacency")
+
+class _Loss(nn.Module):
+    """Keeps the settings of a loss as attributes, which every call reads anew."""
+
+    temperature: float | Tensor
+    normalize: bool
+    reduction: str
+    gather_distributed: bool
+    group: ProcessGroup | None
+    gradient_reduction: str
+    backend: str
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        """Check and keep the arguments of a constructor, which are its ``locals()``."""
+        super().__init__()
+        settings = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
+        self.temperature = settings.pop("temperature")
+        checks.check_temperature(self.temperature, read_tensor=True)
+        checks.check_settings(settings)
+        self._names = tuple(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def extra_repr(self) -> str:
+        """Show every setting."""
+        temperature = self.temperature
+        shown = {"temperature": temperature, **self._settings()}
+        if isinstance(temperature, Tensor):
+            value = "meta" if temperature.is_meta else f"{temperature.item():g}"
+            shown["temperature"] = f"{value}, learnable={temperature.requires_grad}"
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(_Loss):
     r"""Contrast matching with non-matching audio-visual pairs (FNAC eq. 1; the loss of EZ-VSL).
 
     With the logits :math:`L_{nm} = \max_p \langle v_{np}, a_m \rangle / \tau`, rows being images,
@@ -89,7 +115,8 @@ class InfoNCE(nn.Module):
         ECCV 2022.
     """
 
-    __constants__: ClassVar[tuple[str, ...]] = ("symmetric", "pooling", *COMMON)
+    symmetric: bool
+    pooling: str
 
     def __init__(
         self,
@@ -104,20 +131,7 @@ class InfoNCE(nn.Module):
         gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        checks.check_temperature(temperature, read_tensor=True)
-        checks.check_common(temperature, normalize, reduction, backend)
-        checks.check_info_nce(symmetric, pooling)
-        check_gather(gather_distributed, group, gradient_reduction)
-        self.temperature = temperature
-        self.symmetric = symmetric
-        self.pooling = pooling
-        self.normalize = normalize
-        self.reduction = reduction
-        self.gather_distributed = gather_distributed
-        self.group = group
-        self.gradient_reduction = gradient_reduction
-        self.backend = backend
+        super().__init__(locals())
 
     def forward(self, visual: Tensor, audio: Tensor, *, ignore: Tensor | None = None) -> Tensor:
         """Return the loss of a batch.
@@ -150,15 +164,11 @@ class InfoNCE(nn.Module):
             tensor([0.3133, 0.6931, 0.5514])
         """
         return functional.info_nce(
-            visual, audio, self.temperature, ignore=ignore, **_settings(self)
+            visual, audio, self.temperature, ignore=ignore, **self._settings()
         )
 
-    def extra_repr(self) -> str:
-        """Show every setting."""
-        return _describe(self)
 
-
-class FalseNegativeSuppression(nn.Module):
+class FalseNegativeSuppression(_Loss):
     r"""Draw the cross-modal match to the adjacencies within each modality (FNAC eq. 2 and 3).
 
     Pairs of the same kind look alike within each modality. The rows of the match :math:`P`, a
@@ -178,7 +188,7 @@ class FalseNegativeSuppression(nn.Module):
         loss = F.l1_loss(audio_adjacency, match) + F.l1_loss(visual_adjacency, match)
 
     Args:
-        temperature: :math:`\tau`, shared by match and adjacencies; see :class:`InfoNCE`.
+        temperature: see :class:`InfoNCE`. Match and adjacencies share it.
         audio_weight: :math:`w_a`; 0 switches the audio adjacency off.
         visual_weight: :math:`w_v`; 0 switches the visual adjacency off.
         anchor: ``"visual"``: row i of the match is image i over all audios, as released.
@@ -187,11 +197,7 @@ class FalseNegativeSuppression(nn.Module):
             it, so that a weight means the same at every batch size.
         detach_adjacency: treat the adjacencies as constants; the released code does not.
         normalize: see :class:`InfoNCE`. The averaged visual features are not normalised again.
-        reduction: see :class:`InfoNCE`.
-        gather_distributed: see :class:`InfoNCE`.
-        group: see :class:`InfoNCE`.
-        gradient_reduction: see :class:`InfoNCE`.
-        backend: see :class:`InfoNCE`.
+        reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
         - visual: (b, d, h, w) or (b, d)
@@ -221,13 +227,11 @@ class FalseNegativeSuppression(nn.Module):
         Learning <https://arxiv.org/abs/2303.11302>`_, CVPR 2023.
     """
 
-    __constants__: ClassVar[tuple[str, ...]] = (
-        "audio_weight",
-        "visual_weight",
-        "anchor",
-        *ADJACENCY,
-        *COMMON,
-    )
+    audio_weight: float
+    visual_weight: float
+    anchor: str
+    adjacency_reduction: str
+    detach_adjacency: bool
 
     def __init__(
         self,
@@ -245,37 +249,16 @@ class FalseNegativeSuppression(nn.Module):
         gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        checks.check_temperature(temperature, read_tensor=True)
-        checks.check_common(temperature, normalize, reduction, backend)
-        checks.check_adjacency(adjacency_reduction, detach_adjacency)
-        checks.check_suppression(audio_weight, visual_weight, anchor)
-        check_gather(gather_distributed, group, gradient_reduction)
-        self.temperature = temperature
-        self.audio_weight = audio_weight
-        self.visual_weight = visual_weight
-        self.anchor = anchor
-        self.adjacency_reduction = adjacency_reduction
-        self.detach_adjacency = detach_adjacency
-        self.normalize = normalize
-        self.reduction = reduction
-        self.gather_distributed = gather_distributed
-        self.group = group
-        self.gradient_reduction = gradient_reduction
-        self.backend = backend
+        super().__init__(locals())
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Return the loss of a batch."""
         return functional.false_negative_suppression(
-            visual, audio, self.temperature, **_settings(self)
+            visual, audio, self.temperature, **self._settings()
         )
 
-    def extra_repr(self) -> str:
-        """Show every setting."""
-        return _describe(self)
 
-
-class TrueNegativeEnhancement(nn.Module):
+class TrueNegativeEnhancement(_Loss):
     r"""Tell apart the sources of different sounds (FNAC eq. 4).
 
     The map of an image with its own audio shows where the sound comes from. The features there,
@@ -297,18 +280,14 @@ class TrueNegativeEnhancement(nn.Module):
         loss = F.l1_loss(audio_adjacency, source_adjacency)
 
     Args:
-        temperature: :math:`\tau`, of the map and of both adjacencies; see :class:`InfoNCE`.
+        temperature: see :class:`InfoNCE`. The map and both adjacencies share it.
         threshold: in [0, 1); positions strictly above it are the source.
         mask: ``"hard"``: 0 or 1, without a gradient through it. ``"soft"``: the scaled map itself
             weighs the positions, with its gradient, and the threshold has no effect.
         adjacency_reduction: see :class:`FalseNegativeSuppression`.
         detach_adjacency: treat the audio adjacency as a constant; the released code does not.
         normalize: see :class:`InfoNCE`. The source features are not normalised again.
-        reduction: see :class:`InfoNCE`.
-        gather_distributed: see :class:`InfoNCE`.
-        group: see :class:`InfoNCE`.
-        gradient_reduction: see :class:`InfoNCE`.
-        backend: see :class:`InfoNCE`.
+        reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
         - visual: (b, d, h, w)
@@ -338,7 +317,10 @@ class TrueNegativeEnhancement(nn.Module):
         Learning <https://arxiv.org/abs/2303.11302>`_, CVPR 2023.
     """
 
-    __constants__: ClassVar[tuple[str, ...]] = ("threshold", "mask", *ADJACENCY, *COMMON)
+    threshold: float
+    mask: str
+    adjacency_reduction: str
+    detach_adjacency: bool
 
     def __init__(
         self,
@@ -355,36 +337,16 @@ class TrueNegativeEnhancement(nn.Module):
         gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        checks.check_temperature(temperature, read_tensor=True)
-        checks.check_common(temperature, normalize, reduction, backend)
-        checks.check_adjacency(adjacency_reduction, detach_adjacency)
-        checks.check_enhancement(threshold, mask)
-        check_gather(gather_distributed, group, gradient_reduction)
-        self.temperature = temperature
-        self.threshold = threshold
-        self.mask = mask
-        self.adjacency_reduction = adjacency_reduction
-        self.detach_adjacency = detach_adjacency
-        self.normalize = normalize
-        self.reduction = reduction
-        self.gather_distributed = gather_distributed
-        self.group = group
-        self.gradient_reduction = gradient_reduction
-        self.backend = backend
+        super().__init__(locals())
 
     def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Return the loss of a batch."""
         return functional.true_negative_enhancement(
-            visual, audio, self.temperature, **_settings(self)
+            visual, audio, self.temperature, **self._settings()
         )
 
-    def extra_repr(self) -> str:
-        """Show every setting."""
-        return _describe(self)
 
-
-class FNACLoss(nn.Module):
+class FNACLoss(_Loss):
     r"""False-negative-aware contrastive loss (FNAC eq. 5): InfoNCE, suppression and enhancement.
 
     .. math::
@@ -398,23 +360,18 @@ class FNACLoss(nn.Module):
     are not computed.
 
     Args:
-        temperature: :math:`\tau`, shared by every similarity; see :class:`InfoNCE`.
+        temperature: see :class:`InfoNCE`. All similarities share it.
         fns_audio_weight: :math:`\alpha`.
         fns_visual_weight: :math:`\beta`.
         tne_weight: :math:`\gamma`.
-        threshold: see :class:`TrueNegativeEnhancement`.
-        mask: see :class:`TrueNegativeEnhancement`.
+        threshold, mask: see :class:`TrueNegativeEnhancement`.
         anchor: see :class:`FalseNegativeSuppression`.
         adjacency_reduction: ``"mean"`` divides each row by b, as published: each term is at most
             2 / b, and the weights of 100 belong to the published batch of 256. ``"batchmean"``
             sums the row; the published strength is then 100 / 256 = 0.39 at any batch size.
         detach_adjacency: see :class:`FalseNegativeSuppression`.
-        normalize: see :class:`InfoNCE`.
-        reduction: see :class:`InfoNCE`.
-        gather_distributed: see :class:`InfoNCE`.
-        group: see :class:`InfoNCE`.
-        gradient_reduction: see :class:`InfoNCE`.
-        backend: see :class:`InfoNCE`.
+        normalize, reduction, gather_distributed, group, gradient_reduction, backend: see
+            :class:`InfoNCE`.
 
     Shape:
         - visual: (b, d, h, w)
@@ -450,16 +407,14 @@ class FNACLoss(nn.Module):
         Learning <https://arxiv.org/abs/2303.11302>`_, CVPR 2023.
     """
 
-    __constants__: ClassVar[tuple[str, ...]] = (
-        "fns_audio_weight",
-        "fns_visual_weight",
-        "tne_weight",
-        "threshold",
-        "mask",
-        "anchor",
-        *ADJACENCY,
-        *COMMON,
-    )
+    fns_audio_weight: float
+    fns_visual_weight: float
+    tne_weight: float
+    threshold: float
+    mask: str
+    anchor: str
+    adjacency_reduction: str
+    detach_adjacency: bool
 
     def __init__(
         self,
@@ -480,28 +435,7 @@ class FNACLoss(nn.Module):
         gradient_reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        checks.check_temperature(temperature, read_tensor=True)
-        checks.check_common(temperature, normalize, reduction, backend)
-        checks.check_adjacency(adjacency_reduction, detach_adjacency)
-        checks.check_enhancement(threshold, mask)
-        checks.check_fnac(fns_audio_weight, fns_visual_weight, tne_weight, anchor)
-        check_gather(gather_distributed, group, gradient_reduction)
-        self.temperature = temperature
-        self.fns_audio_weight = fns_audio_weight
-        self.fns_visual_weight = fns_visual_weight
-        self.tne_weight = tne_weight
-        self.threshold = threshold
-        self.mask = mask
-        self.anchor = anchor
-        self.adjacency_reduction = adjacency_reduction
-        self.detach_adjacency = detach_adjacency
-        self.normalize = normalize
-        self.reduction = reduction
-        self.gather_distributed = gather_distributed
-        self.group = group
-        self.gradient_reduction = gradient_reduction
-        self.backend = backend
+        super().__init__(locals())
 
     def forward(
         self,
@@ -529,7 +463,7 @@ class FNACLoss(nn.Module):
             regularization=regularization,
             ignore=ignore,
             skip_unweighted=True,
-            **_settings(self),
+            **self._settings(),
         ).loss
 
     def components(
@@ -554,25 +488,33 @@ class FNACLoss(nn.Module):
             self.temperature,
             regularization=regularization,
             ignore=ignore,
-            **_settings(self),
+            **self._settings(),
         )
 
-    def extra_repr(self) -> str:
-        """Show every setting."""
-        return _describe(self)
+
+ARGUMENT = re.compile(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", re.MULTILINE)
+REFERENCE = re.compile(r"see\s+:class:`(\w+)`\.\s*((?:.|\n)*)")
 
 
-Loss = InfoNCE | FalseNegativeSuppression | TrueNegativeEnhancement | FNACLoss
+def _write_out(losses: list[type[_Loss]]) -> None:
+    """Replace "see" another loss by what is said there, so that each has its arguments in full."""
+    known: dict[str, dict[str, str]] = {}
+
+    def in_full(entry: re.Match[str]) -> str:
+        names, text = entry.groups()
+        reference = REFERENCE.fullmatch(text)
+        if reference is None:
+            return entry[0]
+        loss, more = reference.groups()
+        texts = {name: known[loss][name] for name in names.split(", ")}
+        return "\n".join(
+            f"    {name}: {said}" + f"\n        {more}" * bool(more) for name, said in texts.items()
+        )
+
+    for loss in losses:
+        text = ARGUMENT.sub(in_full, inspect.cleandoc(loss.__doc__ or ""))
+        known[loss.__name__] = {entry[1]: entry[2] for entry in ARGUMENT.finditer(text)}
+        loss.__doc__ = text
 
 
-def _settings(module: Loss) -> dict[str, Any]:
-    return {name: getattr(module, name) for name in module.__constants__}
-
-
-def _describe(module: Loss) -> str:
-    temperature = module.temperature
-    shown = {"temperature": temperature, **_settings(module)}
-    if isinstance(temperature, Tensor):
-        value = "meta" if temperature.is_meta else f"{temperature.item():g}"
-        shown["temperature"] = f"{value}, learnable={temperature.requires_grad}"
-    return ", ".join(f"{name}={value}" for name, value in shown.items())
+_write_out(_Loss.__subclasses__())
