@@ -350,8 +350,8 @@ def fnac(
     if not torch.compiler.is_compiling():
         own["regularization"] = regularization  # in a graph it would be compiled in as a constant
     values = _contrast(visual, audio, temperature, settings, common, own, ignore)
-    rows = {"info_nce": _contrastive(values)}
-    parts = _reduce(rows | _adjacency_rows(values, adjacency_reduction, common), common)
+    adjacency_rows = _adjacency_rows(values, adjacency_reduction, common)
+    parts = _reduce({"info_nce": _contrastive(values), **adjacency_rows}, common)
     contrastive = loss = parts["info_nce"]
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
@@ -411,7 +411,7 @@ def _contrast(
         told = {
             "backend": backend,
             "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
-            **settings._asdict(),
+            **settings.named(),
             "reduction": reduction,
             "gradient_reduction": gradient_reduction,
             **own,

@@ -171,16 +171,7 @@ def contrast(
     chosen = select_backend(backend, visual, audio, peers.size)
     visual = _as_map(visual)
     if visual.shape[2:].numel() == 1:
-        # Field by field: torch.compile cannot trace _replace in torch 2.6.
-        settings = Settings(
-            settings.terms,
-            settings.normalize,
-            "mean",
-            settings.threshold,
-            settings.mask,
-            settings.anchor,
-            settings.detach_adjacency,
-        )
+        settings = Settings(**{**settings.named(), "pooling": "mean"})
     if not isinstance(temperature, Tensor):
         dtype = compute_dtype(visual, audio)
         temperature = torch.full((), temperature, dtype=dtype, device=visual.device)
@@ -195,8 +186,8 @@ def contrast(
         first = peers.own(len(ignore)).start
         temperature = temperature + keeps_positives(ignore.diagonal(first))
         options["ignore"] = ignore
-    values = _module(chosen).contrast(visual, audio, temperature, settings, peers, **options)
-    return dict(zip(settings.terms, values, strict=True))
+    terms = _module(chosen).contrast(visual, audio, temperature, settings, peers, **options)
+    return dict(zip(settings.terms, terms, strict=True))
 
 
 def _module(backend: str) -> ModuleType:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable
+from inspect import Parameter
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
+
+from avcontrast.distributed import Peers
 
 NORM_EPS = 1e-12
 """Vectors shorter than this count as zero."""
@@ -36,6 +41,10 @@ class Settings(NamedTuple):
     mask: str = "hard"
     anchor: str = "visual"
     detach_adjacency: bool = False
+
+    def named(self) -> dict[str, Any]:
+        """Do as ``_asdict``, which torch.compile cannot trace in torch 2.6, nor ``_replace``."""
+        return dict(zip(Settings._fields, self, strict=True))
 
     @property
     def suppresses(self) -> bool:
@@ -72,3 +81,44 @@ class Settings(NamedTuple):
 def compute_dtype(visual: Tensor, audio: Tensor) -> torch.dtype:
     """At least fp32: at temperature 0.03, 16-bit logits lose percents of the gradient."""
     return torch.promote_types(torch.promote_types(visual.dtype, audio.dtype), torch.float32)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def packed(settings: Settings, peers: Peers) -> tuple[Any, ...]:
+    """Return both as options of an operator, which takes numbers and strings only."""
+    terms, *others = settings
+    return " ".join(terms), *others, *peers
+
+
+def unpacked(options: tuple[Any, ...]) -> tuple[Settings, Peers, tuple[Any, ...]]:
+    """Return the settings, the processes, and what comes after them among the options."""
+    terms, *others = options
+    first, last = len(Settings._fields) - 1, len(Settings._fields) + len(Peers._fields) - 1
+    settings = Settings(tuple(terms.split()), *others[:first])
+    return settings, Peers(*others[first:last]), tuple(others[last:])
+
+
+def with_options(results: int, **more: type) -> Callable[[Function], Function]:
+    """Spell out the signature of a function, of which torch makes the schema of an operator.
+
+    Args:
+        results: how many tensors it returns.
+        more: names and types of its ``*options`` after those of :func:`packed`.
+    """
+    types = {**get_type_hints(Settings), "terms": str, **get_type_hints(Peers), **more}
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    options = [Parameter(name, kind, annotation=given) for name, given in types.items()]
+
+    def spell_out(function: Function) -> Function:
+        signature = inspect.signature(function, eval_str=True)
+        tensors = list(signature.parameters.values())[:-1]
+        full = signature.replace(
+            parameters=[*tensors, *options],
+            return_annotation=tuple[(Tensor,) * results],  # type: ignore[misc]
+        )
+        function.__signature__ = full  # type: ignore[attr-defined]
+        return function
+
+    return spell_out

@@ -16,7 +16,7 @@ from torch import Tensor
 from avcontrast.distributed import ALONE, Peers, all_gather, reduce_scatter
 from avcontrast.ops import _adjacency, _rows, _sources
 from avcontrast.ops._autograd import register_gradient
-from avcontrast.ops._settings import Settings, compute_dtype
+from avcontrast.ops._settings import Settings, compute_dtype, packed, unpacked, with_options
 
 
 def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
@@ -36,10 +36,8 @@ def contrast(
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
     with_backward = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
-    terms, *options = settings
-    values, *_ = _contrast(
-        visual, audio, temperature, ignore, " ".join(terms), *options, *peers, with_backward
-    )
+    options = packed(settings, peers)
+    values, *_ = _contrast(visual, audio, temperature, ignore, *options, with_backward)
     return list(values.unbind())
 
 
@@ -107,28 +105,17 @@ register_gradient(
 
 
 @torch.library.custom_op("avcontrast::contrast", mutates_args=())
+@with_options(11, with_backward=bool)
 def _contrast(
     visual: Tensor,
     audio: Tensor,
     temperature: Tensor,
     ignore: Tensor | None,
-    terms: str,
-    normalize: bool,
-    pooling: str,
-    threshold: float,
-    mask: str,
-    anchor: str,
-    detach_adjacency: bool,
-    size: int,
-    rank: int,
-    group: str,
-    with_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    settings = Settings(
-        tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
-    )
+    *options: Any,
+) -> tuple[Tensor, ...]:
+    settings, peers, (with_backward,) = unpacked(options)
+    normalize = settings.normalize
     with torch.autocast(visual.device.type, enabled=False):
-        peers = Peers(size, rank, group)
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
         own_vectors, _ = _rows.unit_rows(audio, dtype, normalize)
@@ -140,7 +127,7 @@ def _contrast(
             {"audio": vectors, "pooled": pooled, "sources": sources},
             scales,
             tau,
-            anchor,
+            settings.anchor,
             peers,
             ignore,
         )
@@ -177,7 +164,7 @@ def _contrast(
         adjacency, sums[:] = _adjacency.forward(matrices, settings)
         for row, term in enumerate(settings.terms):
             values[row] = adjacency[term] if term in adjacency else matrices.cross_entropy(term)
-        return *outputs[:-1], vectors if size > 1 else outputs[-1]
+        return *outputs[:-1], vectors if peers.size > 1 else outputs[-1]
 
 
 @_contrast.register_fake
@@ -186,18 +173,14 @@ def _(
     audio: Tensor,
     temperature: Tensor,
     ignore: Tensor | None,
-    terms: str,
-    normalize: bool,
-    pooling: str,
-    *others: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    size, rank, group, with_backward = others[-4:]
-    settings = Settings(tuple(terms.split()), normalize, pooling)
-    peers = Peers(size, rank, group)
+    *options: Any,
+) -> tuple[Tensor, ...]:
+    settings, peers, (with_backward,) = unpacked(options)
     return _empty_outputs(visual, audio, ignore, settings, peers, with_backward)
 
 
 @torch.library.custom_op("avcontrast::contrast_backward", mutates_args=())
+@with_options(3, need_visual=bool, need_audio=bool, need_temperature=bool)
 def _contrast_backward(
     grad: Tensor,
     visual: Tensor,
@@ -214,33 +197,21 @@ def _contrast_backward(
     kept: Tensor,
     lengths: Tensor,
     vectors: Tensor,
-    terms: str,
-    normalize: bool,
-    pooling: str,
-    threshold: float,
-    mask: str,
-    anchor: str,
-    detach_adjacency: bool,
-    size: int,
-    rank: int,
-    group: str,
-    need_visual: bool,
-    need_audio: bool,
-    need_temperature: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    settings = Settings(
-        tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
-    )
+    *options: Any,
+) -> tuple[Tensor, ...]:
+    settings, peers, (need_visual, need_audio, need_temperature) = unpacked(options)
+    normalize = settings.normalize
     with torch.autocast(visual.device.type, enabled=False):
-        peers = Peers(size, rank, group)
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
         own_vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
-        vectors = vectors if size > 1 else own_vectors
+        vectors = vectors if peers.size > 1 else own_vectors
         grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
-        matrices = _adjacency.Matrices(logits, features, scales, tau, anchor, peers, ignore)
-        sources_matter = "tne" in settings.terms and (need_visual or mask == "soft")
+        matrices = _adjacency.Matrices(
+            logits, features, scales, tau, settings.anchor, peers, ignore
+        )
+        sources_matter = "tne" in settings.terms and (need_visual or settings.mask == "soft")
         wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter
         adjacency = _adjacency.backward(grads, matrices, sums, settings, wanted, need_temperature)
         grad_vectors, grad_pooled, grad_sources = adjacency.features.values()
@@ -337,7 +308,7 @@ def _empty_outputs(
     settings: Settings,
     peers: Peers,
     with_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     n, d = audio.shape
     b = n * peers.size
     positions = visual.shape[2] * visual.shape[3]

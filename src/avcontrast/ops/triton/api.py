@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers
-from avcontrast.ops._settings import Settings
+from avcontrast.ops._settings import Settings, packed
 from avcontrast.ops.triton.loss import contrast as _contrast
 from avcontrast.ops.triton.operands import precision_of
 from avcontrast.ops.triton.similarity import max_similarity as _max_similarity
@@ -32,18 +32,6 @@ def contrast(
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
     with_backward = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
-    terms, *options = settings
-    precision = precision_of(visual, audio)
-    values, *_ = _contrast(
-        visual,
-        audio,
-        temperature,
-        ignore,
-        " ".join(terms),
-        *options,
-        *peers,
-        precision,
-        store,
-        with_backward,
-    )
+    options = (*packed(settings, peers), precision_of(visual, audio), store, with_backward)
+    values, *_ = _contrast(visual, audio, temperature, ignore, *options)
     return list(values.unbind())

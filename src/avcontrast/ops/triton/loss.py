@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avcontrast.distributed import Peers, all_gather
+from avcontrast.distributed import all_gather
 from avcontrast.ops._autograd import register_gradient
-from avcontrast.ops._settings import Settings
+from avcontrast.ops._settings import unpacked, with_options
 from avcontrast.ops.triton.backward import BackwardPass
 from avcontrast.ops.triton.batch import batch_of
 from avcontrast.ops.triton.forward import ForwardPass, Outputs, empty_outputs
@@ -17,36 +17,22 @@ from avcontrast.ops.triton.operands import empty_gradients, launching_on
 
 
 @torch.library.custom_op("avcontrast::triton_contrast", mutates_args=())
+@with_options(10, precision=str, store=bool, with_backward=bool)
 def contrast(
     visual: Tensor,
     audio: Tensor,
     temperature: Tensor,
     ignore: Tensor | None,
-    terms: str,
-    normalize: bool,
-    pooling: str,
-    threshold: float,
-    mask: str,
-    anchor: str,
-    detach_adjacency: bool,
-    size: int,
-    rank: int,
-    group: str,
-    precision: str,
-    store: bool,
-    with_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *options: Any,
+) -> tuple[Tensor, ...]:
     """Return the values of the terms and what the way back needs, see :class:`Outputs`."""
-    settings = Settings(
-        tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
-    )
+    settings, peers, (precision, store, with_backward) = unpacked(options)
     with launching_on(visual):
-        peers = Peers(size, rank, group)
         outputs = empty_outputs(visual, audio, settings, peers, ignore, store, with_backward)
         everyone = all_gather(audio.contiguous(), peers)
         batch = batch_of(visual, everyone, temperature, settings, peers, precision, ignore)
         ForwardPass(batch, outputs, store=store).run()
-        return outputs if size == 1 else outputs._replace(audio=everyone)
+        return outputs if peers.size == 1 else outputs._replace(audio=everyone)
 
 
 @contrast.register_fake
@@ -55,18 +41,16 @@ def _(
     audio: Tensor,
     temperature: Tensor,
     ignore: Tensor | None,
-    terms: str,
-    normalize: bool,
-    pooling: str,
-    *others: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    size, rank, group, _, store, with_backward = others[-6:]
-    settings = Settings(tuple(terms.split()), normalize, pooling)
-    peers = Peers(size, rank, group)
+    *options: Any,
+) -> tuple[Tensor, ...]:
+    settings, peers, (_, store, with_backward) = unpacked(options)
     return empty_outputs(visual, audio, settings, peers, ignore, store, with_backward)
 
 
 @torch.library.custom_op("avcontrast::triton_contrast_backward", mutates_args=())
+@with_options(
+    3, precision=str, store=bool, need_visual=bool, need_audio=bool, need_temperature=bool
+)
 def contrast_backward(
     grad: Tensor,
     visual: Tensor,
@@ -82,30 +66,14 @@ def contrast_backward(
     pooled: Tensor,
     sources: Tensor,
     everyone: Tensor,
-    terms: str,
-    normalize: bool,
-    pooling: str,
-    threshold: float,
-    mask: str,
-    anchor: str,
-    detach_adjacency: bool,
-    size: int,
-    rank: int,
-    group: str,
-    precision: str,
-    store: bool,
-    need_visual: bool,
-    need_audio: bool,
-    need_temperature: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *options: Any,
+) -> tuple[Tensor, ...]:
     """Return the gradients that are needed; the others are empty."""
-    settings = Settings(
-        tuple(terms.split()), normalize, pooling, threshold, mask, anchor, detach_adjacency
-    )
+    settings, peers, (precision, store, *needed) = unpacked(options)
+    need_visual, need_audio, need_temperature = needed
     kept = Outputs(grad, logits, index, scales, sums, lengths, own_map, pooled, sources, everyone)
     with launching_on(visual):
-        all_audio = everyone if size > 1 else audio.contiguous()
-        peers = Peers(size, rank, group)
+        all_audio = everyone if peers.size > 1 else audio.contiguous()
         batch = batch_of(visual, all_audio, temperature, settings, peers, precision, ignore)
         grad_visual, grad_audio = empty_gradients(visual, audio, need_visual, need_audio)
         way = BackwardPass(grad, audio, batch, kept, grad_visual, grad_audio, store=store)
@@ -122,7 +90,7 @@ def _(
     audio: Tensor,
     temperature: Tensor,
     *others: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     need_visual, need_audio, need_temperature = others[-3:]
     return (
         *empty_gradients(visual, audio, need_visual, need_audio),
