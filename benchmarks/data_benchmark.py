@@ -166,8 +166,8 @@ def stages(folder: Path, count: int, options: argparse.Namespace) -> dict[str, S
     )
 
     def prepare() -> None:
-        for made in (job.frame, job.sound):
-            made.unlink(missing_ok=True)
+        for path in (job.frame, job.sound):
+            path.unlink(missing_ok=True)
         if fault := make_clip(job):
             raise RuntimeError(fault)
 
