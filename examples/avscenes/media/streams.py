@@ -119,19 +119,16 @@ def first_readable(
     raise ValueError(faults[0][0]) from faults[0][1]
 
 
-def _seconds(stream: Any, value: int) -> float:  # noqa: ANN401
-    return float(value * stream.time_base)
+def _told(container: Any, stream: Any) -> Span | None:  # noqa: ANN401
+    """Return the span that the header gives for one stream, if it does.
 
-
-def _told(container: Any, stream: Any, whole: Span | None) -> Span | None:  # noqa: ANN401
-    """Return the span that a header gives for one stream, if it does."""
-    if stream.start_time is None or not stream.duration or stream.duration < 0:
+    MP4 and its kin have exact tables. Others give the span of the whole file for a stream that they
+    know nothing about, or an estimate.
+    """
+    if "mp4" not in container.format.name or stream.start_time is None or not stream.duration:
         return None
-    start = _seconds(stream, stream.start_time)
-    end = start + _seconds(stream, stream.duration)
-    # Elsewhere than in MP4 a stream that does not say has the end of the whole file filled in.
-    exact = "mp4" in container.format.name
-    return None if whole and not exact and abs(end - whole.end) < 1e-3 else Span(start, end)
+    start = float(stream.start_time * stream.time_base)
+    return Span(start, start + float(stream.duration * stream.time_base))
 
 
 def _tagged_end(stream: Any) -> float | None:  # noqa: ANN401
@@ -161,9 +158,10 @@ def _counted(container: Any, whole: Span | None) -> tuple[dict[int, Span], bool]
     """Return the spans of the packets of all streams, and whether none is missing at the end."""
     spans: dict[int, Span] = {}
     for packet in _packets(container):
-        if packet.pts is None or packet.is_discard:
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is None or packet.is_discard:
             continue
-        start = float(packet.pts * packet.time_base)
+        start = float(stamp * packet.time_base)
         end = start + float((packet.duration or 0) * packet.time_base)
         before = spans.get(packet.stream_index, Span(start, end))
         spans[packet.stream_index] = Span(min(before.start, start), max(before.end, end))
@@ -187,7 +185,7 @@ def span_of(path: Path) -> Span:
         begin = (container.start_time or 0) / _MICROSECONDS
         if container.duration is not None and container.duration > 0:
             whole = Span(begin, begin + container.duration / _MICROSECONDS)
-        span = _told(container, stream, whole)
+        span = _told(container, stream)
         if span is None:
             spans, complete = _counted(container, whole)
             span = spans.get(stream.index)

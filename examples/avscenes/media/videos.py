@@ -21,8 +21,9 @@ from avscenes.media.streams import Span, first_readable, span_of
 
 __all__ = ["SAMPLE_RATE", "encode_jpeg", "encode_wav", "is_silent", "read_frame", "read_sound"]
 SECONDS = 10
-# Seconds that are lost in the rounding of time stamps.
+# Seconds that are lost in the rounding of time stamps, and those by which sound may start late.
 _ROUNDING = 0.002
+_LATE = 0.1
 
 
 def _picture(path: Path, index: int, middle: float) -> Image.Image:
@@ -73,8 +74,10 @@ def _sound(path: Path, index: int, span: Span) -> Sound:
         raise ValueError(
             f"the sound stops at {sound.end:.1f} s, before the middle at {span.middle:.1f} s"
         )
-    skipped = max(0, round((start - sound.begin) * SAMPLE_RATE))
-    return sound._replace(samples=sound.samples[skipped : skipped + SECONDS * SAMPLE_RATE])
+    skipped, last = round((start - sound.begin) * SAMPLE_RATE), SECONDS * SAMPLE_RATE
+    # Sound that starts late ends with the window all the same.
+    last += skipped if abs(skipped) > _LATE * SAMPLE_RATE else max(0, skipped)
+    return sound._replace(samples=sound.samples[max(0, skipped) : last])
 
 
 def read_sound(path: Path, notes: list[str] | None = None) -> NDArray[np.int16]:
