@@ -32,11 +32,11 @@ class Span(NamedTuple):
 def in_words(error: Exception) -> str:
     """Return what a decoder says, without the numbers that only FFmpeg knows."""
     if isinstance(error, (av.error.PatchWelcomeError, av.error.NotImplementedError)):
-        return "the file uses a feature that is not supported by this build of FFmpeg"
+        return "not supported by this build of FFmpeg: a feature that the file uses"
     if isinstance(error, av.error.ExperimentalError):
-        return "this build of FFmpeg has only an experimental decoder for it"
+        return "not supported by this build of FFmpeg: its decoder is experimental"
     if isinstance(error, av.error.UndefinedError):
-        return "FFmpeg gives no reason"
+        return "invalid data, or something that is not supported by this build of FFmpeg"
     if isinstance(error, av.error.FFmpegError) and error.strerror:
         return str(error.strerror)
     return (str(error).splitlines() or [type(error).__name__])[0]
