@@ -161,11 +161,13 @@ def stages(folder: Path, count: int, options: argparse.Namespace) -> dict[str, S
         for _ in train_loader(longer, len(longer), options.batch, seed=0, workers=workers):
             pass
 
-    job = Job(folder / "videos" / "clip.mp4", folder / "out.jpg", folder / "out.wav")
+    job = Job(
+        folder / "videos" / "clip.mp4", folder / "out.jpg", folder / "out.wav", folder / "out.txt"
+    )
 
     def prepare() -> None:
-        for made in (job.frame, job.sound):
-            made.unlink(missing_ok=True)
+        for path in (job.frame, job.sound):
+            path.unlink(missing_ok=True)
         if fault := make_clip(job):
             raise RuntimeError(fault)
 

@@ -15,23 +15,30 @@ from pathlib import Path
 
 from avscenes.files.errors import UserError
 from avscenes.options.parser import OneLineParser
-from avscenes.sets.preparation import Summary, prepare
+from avscenes.sets.preparation import SILENT, Failure, Note, Summary, prepare
 
 _SHOWN = 20
 
 
+def _listed(rows: Sequence[Failure | Note]) -> list[str]:
+    lines = [f"  {video}: {text}" for video, text in rows[:_SHOWN]]
+    return lines + ([f"  and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else [])
+
+
 def report(summary: Summary, out: Path) -> str:
     """Return the lines that end a run."""
-    failures = summary.failures
+    failures, notes = summary.failures, summary.notes
     lines = [
         f"{summary.made} videos prepared, {summary.there_before} done before, "
-        f"{len(failures)} failed"
+        f"{len(failures)} failed",
+        *_listed(failures),
     ]
-    lines += [f"  {failure.video}: {failure.reason}" for failure in failures[:_SHOWN]]
-    if len(failures) > _SHOWN:
-        lines.append(f"  and {len(failures) - _SHOWN} more")
     if failures:
         lines.append(f"all failures: {out / 'failed.csv'}")
+    if notes:
+        noted, silent = len({note.video for note in notes}), sum(n.note == SILENT for n in notes)
+        lines += [f"{noted} of the clips have a note, {silent} of them a silent sound"]
+        lines += [*_listed(notes), f"all notes: {out / 'notes.csv'}"]
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import prepare as script
 import pytest
@@ -97,6 +98,45 @@ def test_failures_are_named_with_their_reasons(tmp_path, videos, video, capsys):
     assert printed.startswith("2 videos prepared, 0 done before, 6 failed\n")
     assert all(f"  {name}: {reason}\n" in printed for name, reason in reasons.items())
     assert printed.endswith(f"all failures: {out / 'failed.csv'}\n")
+
+
+def silent_video(path):
+    content = write_video(path, acodec="pcm_s16le", rate=16_000, layout="mono").read_bytes()
+    with av.open(str(path)) as container:
+        packets = [(one.pos, one.size) for one in container.demux(audio=0) if one.size]
+    silent = bytearray(content)
+    for begin, size in packets:
+        silent[begin : begin + size] = bytes(size)
+    path.write_bytes(silent)
+
+
+def test_a_silent_sound_is_made_counted_and_listed(tmp_path, videos, video, capsys):
+    silent_video(videos / "silent.mov")
+    out = tmp_path / "out"
+    assert script.main([str(videos), str(out), "--workers", "2"]) == 0
+    extra = {"audio/silent.wav", "frames/silent.jpg", "notes.csv", "notes/silent.txt"}
+    assert set(made(out)) == {*WHOLE, *extra}
+    note = f"{videos / 'silent.mov'},the sound is silent throughout"
+    assert (out / "notes.csv").read_text() == f"video,note\n{note}\n"
+    said = (
+        "4 videos prepared, 0 done before, 0 failed\n"
+        "1 of the clips have a note, 1 of them a silent sound\n"
+        f"  {videos / 'silent.mov'}: the sound is silent throughout\n"
+        f"all notes: {out / 'notes.csv'}\n"
+    )
+    assert capsys.readouterr().out == said
+    # A later run, which makes nothing of it, says so again.
+    (out / "notes.csv").unlink()
+    (out / "frames" / "silent.jpg").unlink()
+    assert script.main([str(videos), str(out), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == said.replace("4 videos prepared, 0", "1 videos prepared, 3")
+    # A video that was put right has no note any more.
+    (videos / "silent.mov").unlink()
+    shutil.copy(video, videos / "silent.mp4")
+    for name in ("audio/silent.wav", "frames/silent.jpg"):
+        (out / name).unlink()
+    assert prepare(videos, out, 1).notes == []
+    assert not [name for name in made(out) if "notes" in name]
 
 
 def test_the_list_of_failures_goes_when_they_are_put_right(tmp_path, videos, video):

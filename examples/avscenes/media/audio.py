@@ -8,14 +8,30 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 from scipy.signal import resample_poly
 from torch import Tensor
+
+from avscenes.media.lengths import missing_bytes
 
 SAMPLE_RATE = 16_000
 SECONDS = 3
 # Beyond these a header is broken, and would ask for gigabytes.
 _RATES = range(1_000, 768_001)
 _MOST_CHANNELS = 64
+# Of MP3 and Vorbis, also in WAV, the number of samples is estimated from the bit rate: it is too
+# high by what the encoder adds at both ends, at most two frames, and by a share for rounding.
+_ESTIMATED = {"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS", "OPUS"}
+_MOST_ADDED = 2 * 1_152
+_MOST_ROUNDED = 0.01
+
+
+def _middle(file: soundfile.SoundFile, frames: int, wanted: int) -> tuple[NDArray[np.float64], int]:
+    """Return the middle of a sound that has `frames` samples, and how many it should have given."""
+    start = max(0, (frames - wanted) // 2)
+    file.seek(start)
+    wave = file.read(wanted, dtype="float64", always_2d=True).mean(axis=1)
+    return wave, min(wanted, frames - start)
 
 
 def load_wave(path: Path, seconds: int = SECONDS) -> Tensor:
@@ -31,14 +47,19 @@ def load_wave(path: Path, seconds: int = SECONDS) -> Tensor:
         rate, wanted = file.samplerate, seconds * file.samplerate
         if rate not in _RATES or file.channels > _MOST_CHANNELS:
             raise ValueError(f"{file.channels} channels at {rate} Hz")
-        start = max(0, (file.frames - wanted) // 2)
-        file.seek(start)
-        wave = file.read(wanted, dtype="float64", always_2d=True).mean(axis=1)
-        expected = min(wanted, file.frames - start)
+        wave, expected = _middle(file, file.frames, wanted)
+        short = expected - len(wave)
+        if short and file.subtype in _ESTIMATED:
+            # The sound ends where decoding did.
+            frames = file.tell()
+            if file.frames - frames <= _MOST_ADDED + _MOST_ROUNDED * file.frames:
+                wave, expected = _middle(file, frames, wanted)
     if not expected:
         raise ValueError("no samples")
     if len(wave) < expected:
         raise ValueError(f"only {len(wave)} of {expected} samples can be decoded")
+    if missing := missing_bytes(path):
+        raise ValueError(f"the file is cut short: {missing} bytes of its samples are missing")
     if not np.isfinite(wave).all():
         raise ValueError("samples that are not finite")
     wave = np.resize(wave.clip(-1, 1), wanted)

@@ -2,7 +2,8 @@
 
 ID is the name of the video without its ending. The frame is the one half way through the video, the
 sound the 10 s around it, mono at 16 kHz. Videos that are done already are skipped, so that an
-interrupted run goes on when it is started again; those that cannot be read are reported.
+interrupted run goes on when it is started again; those that cannot be read are reported. What is
+odd about a clip that was made, such as a silent sound, is in `notes/ID.txt`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from avscenes.files.errors import UserError, printable, reason_of
 from avscenes.files.whole_files import partial_path, write_table, write_whole
 from avscenes.files.workers import faults_of
-from avscenes.media.videos import encode_jpeg, encode_wav, read_frame, read_sound
+from avscenes.media.videos import encode_jpeg, encode_wav, is_silent, read_frame, read_sound
 
 SUFFIXES = {
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
@@ -27,14 +28,16 @@ SUFFIXES = {
 }
 # Seconds; a video takes a tenth of one, and some broken ones never end.
 LIMIT = 300.0
+SILENT = "the sound is silent throughout"
 
 
 class Job(NamedTuple):
-    """A video, and where its frame and its sound belong."""
+    """A video, and where its frame, its sound and the notes on them belong."""
 
     video: Path
     frame: Path
     sound: Path
+    notes: Path
 
 
 class Failure(NamedTuple):
@@ -44,12 +47,20 @@ class Failure(NamedTuple):
     reason: str
 
 
+class Note(NamedTuple):
+    """A video whose clip is there, and what is odd about it."""
+
+    video: str
+    note: str
+
+
 class Summary(NamedTuple):
     """What a run did."""
 
     made: int
     there_before: int
     failures: list[Failure]
+    notes: list[Note]  # on all clips that are there
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -85,7 +96,7 @@ def plan(videos: Sequence[Path], out: Path) -> tuple[list[Job], list[Failure]]:
     for clip, same in by_id.items():
         if len(same) == 1:
             frame, sound = out / "frames" / f"{clip}.jpg", out / "audio" / f"{clip}.wav"
-            jobs.append(Job(same[0], frame, sound))
+            jobs.append(Job(same[0], frame, sound, out / "notes" / f"{clip}.txt"))
         for video in same if len(same) > 1 else []:
             others = ", ".join(printable(other) for other in same if other != video)
             failures.append(Failure(printable(video), f"has the same id as {others}"))
@@ -94,12 +105,24 @@ def plan(videos: Sequence[Path], out: Path) -> tuple[list[Job], list[Failure]]:
 
 def make_clip(job: Job) -> str | None:
     """Write what is missing of a frame and a sound; return why that is not possible, or None."""
-    for path in (job.frame, job.sound):
+    for path in (job.frame, job.sound, job.notes):
         partial_path(path).unlink(missing_ok=True)  # of a run that was killed
     try:
+        # What was noted of the half that is there stays true.
+        half = job.frame.exists() or job.sound.exists()
+        notes = job.notes.read_text("utf-8").splitlines() if half and job.notes.exists() else []
         # Both are decoded before either is written: a frame without a sound is of no use.
-        frame = None if job.frame.exists() else encode_jpeg(read_frame(job.video))
-        sound = None if job.sound.exists() else encode_wav(read_sound(job.video))
+        frame = None if job.frame.exists() else encode_jpeg(read_frame(job.video, notes))
+        sound = None
+        if not job.sound.exists():
+            samples = read_sound(job.video, notes)
+            notes += [SILENT] if is_silent(samples) else []
+            sound = encode_wav(samples)
+        # Written first: no run that is stopped leaves a clip without its notes.
+        if notes:
+            write_whole(job.notes, "".join(f"{note}\n" for note in dict.fromkeys(notes)).encode())
+        else:
+            job.notes.unlink(missing_ok=True)
         if frame is not None:
             write_whole(job.frame, frame)
         if sound is not None:
@@ -111,7 +134,10 @@ def make_clip(job: Job) -> str | None:
 
 
 def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summary:
-    """Make the frames and sounds that are missing, and `failed.csv` when there are failures.
+    """Make the frames and sounds that are missing.
+
+    `failed.csv` lists the videos that failed, `notes.csv` what is odd about clips that were made;
+    neither is there when it would be empty.
 
     Args:
         videos: Folder of video files.
@@ -145,13 +171,26 @@ def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summ
         Failure(printable(job.video), faults[job.video]) for job in missing if job.video in faults
     ]
     failures.sort()
-    _write_failures(out / "failed.csv", failures)
-    return Summary(len(missing) - len(faults), done, failures)
+    _write_list(out / "failed.csv", failures)
+    notes = _notes_on(jobs, out)
+    _write_list(out / "notes.csv", notes)
+    return Summary(len(missing) - len(faults), done, failures, notes)
 
 
-def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    """Write the list, or remove the one of an earlier run when nothing has failed."""
-    if not failures:
+def _notes_on(jobs: Sequence[Job], out: Path) -> list[Note]:
+    """Return the notes on all clips that are there, of this run and of earlier ones."""
+    noted = {path.name for path in (out / "notes").glob("*.txt")}
+    return sorted(
+        Note(printable(job.video), note)
+        for job in jobs
+        if job.notes.name in noted and job.frame.exists() and job.sound.exists()
+        for note in job.notes.read_text("utf-8").splitlines()
+    )
+
+
+def _write_list(path: Path, rows: Sequence[Failure | Note]) -> None:
+    """Write a list, or remove the one of an earlier run when there is nothing in it."""
+    if not rows:
         path.unlink(missing_ok=True)
         return
-    write_table(path, list(Failure._fields), [failure._asdict() for failure in failures])
+    write_table(path, list(rows[0]._fields), [row._asdict() for row in rows])

@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -86,3 +87,80 @@ def test_a_header_does_not_ask_for_gigabytes(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="1 channels at 2000000000 Hz"):
         load_wave(path)
+
+
+def cut(path, share=1 / 3):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "endian"),
+    [
+        *[("WAV", subtype, "FILE") for subtype in ("PCM_16", "PCM_24", "FLOAT", "IMA_ADPCM")],
+        ("WAV", "PCM_16", "BIG"),
+        *[(kind, "PCM_16", "FILE") for kind in ("WAVEX", "RF64", "W64", "AIFF", "AU")],
+    ],
+)
+@pytest.mark.parametrize("share", [1 / 3, 0.98])
+def test_a_sound_that_is_cut_short_is_refused(tmp_path, kind, subtype, endian, share):
+    path = tmp_path / "sound.wav"
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 160_000)
+    soundfile.write(path, wave, 16_000, format=kind, subtype=subtype, endian=endian)
+    assert load_wave(path).shape == (48_000,)
+    with pytest.raises(ValueError, match=r"cut short: \d+ bytes of its samples are missing"):
+        load_wave(cut(path, share))
+
+
+@pytest.mark.parametrize(
+    ("size", "file_size"),
+    [(0, 8), (0x7FFF_F000, 0x7FFF_F024), (0x8000_0000, 0x8000_0024), (0xFFFF_FFFF, 0xFFFF_FFFF)],
+)
+def test_a_size_that_is_not_known_in_a_pipe_is_none(tmp_path, size, file_size):
+    path = tmp_path / "pipe.wav"
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 80_000)
+    soundfile.write(path, wave, 16_000)
+    whole, content = load_wave(path), bytearray(path.read_bytes())
+    content[4:8], content[40:44] = file_size.to_bytes(4, "little"), size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert torch.equal(load_wave(path), whole)
+
+
+def test_what_stands_before_the_samples_does_not_hide_that_they_are_cut(tmp_path):
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, np.full(80_000, 0.25), 16_000)
+    content = path.read_bytes()
+    comment = b"LIST" + (5_001).to_bytes(4, "little") + b"INFOICMT" + bytes(4_994)
+    path.write_bytes(content[:36] + comment + content[36:])
+    assert load_wave(path).min() > 0.2
+    with pytest.raises(ValueError, match="cut short"):
+        load_wave(cut(path, 0.9))
+
+
+def mp3_in_wav(path, seconds, rate):
+    time = np.arange(round(seconds * rate)) / rate
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libmp3lame", rate=rate, layout="mono")
+        wave = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("seconds", [0.3, 1.82, 2.95])
+def test_an_estimated_number_of_samples_may_be_too_high(tmp_path, rate, seconds):
+    wave = load_wave(mp3_in_wav(tmp_path / "sound.wav", seconds, rate))
+    assert wave.shape == (48_000,)
+    assert wave.square().mean().sqrt().item() == pytest.approx(0.31, abs=0.06)
+
+
+def test_an_estimate_does_not_excuse_a_file_that_is_cut(tmp_path):
+    with pytest.raises(ValueError, match="cut short"):
+        load_wave(cut(mp3_in_wav(tmp_path / "sound.wav", 10, 16_000)))
+    path = mp3_in_wav(tmp_path / "sound.mp3", 10, 16_000)
+    with pytest.raises((ValueError, soundfile.LibsndfileError)):
+        load_wave(cut(path))
