@@ -7,22 +7,23 @@ import torch.nn.functional as F
 from avcontrast import metrics
 from avcontrast.metrics import PROTOCOLS, Protocol, _numerics
 
-# The evaluators as released: (mode, align_corners, inclusive, threshold).
+# The evaluators as released: (mode, align_corners, inclusive, threshold), then mode and
+# align_corners of object maps.
 PUBLISHED = {
-    "ezvsl-test": ("bilinear", True, True, "half"),
-    "ezvsl-train": ("bicubic", False, True, "half"),
-    "fnac-test": ("bilinear", True, True, "half"),
-    "fnac-test2": ("bicubic", False, True, "half"),
-    "fnac-train": ("bicubic", False, True, "half"),
-    "slavc-test": ("bicubic", True, True, "half"),
-    "slavc-test-absolute": ("bicubic", True, True, "fixed"),
-    "slavc-train": ("bicubic", False, True, "half"),
-    "lvs": ("bilinear", False, False, "half"),
-    "ssltie": ("bilinear", False, False, "half"),
-    "alignment": ("bilinear", True, False, "half"),
-    "alignment-adaptive": ("bilinear", True, False, "area"),
-    "alignment-vggss": ("bilinear", False, False, "half"),
-    "alignment-vggss-adaptive": ("bilinear", False, False, "area"),
+    "ezvsl-test": ("bilinear", True, True, "half", "bilinear", True),
+    "ezvsl-train": ("bicubic", False, True, "half", "bilinear", True),
+    "fnac-test": ("bilinear", True, True, "half", "bilinear", True),
+    "fnac-test2": ("bicubic", False, True, "half", "bilinear", True),
+    "fnac-train": ("bicubic", False, True, "half", "bilinear", True),
+    "slavc-test": ("bicubic", True, True, "half", "bicubic", True),
+    "slavc-test-absolute": ("bicubic", True, True, "fixed", "bicubic", True),
+    "slavc-train": ("bicubic", False, True, "half", "bicubic", True),
+    "lvs": ("bilinear", False, False, "half", "bilinear", False),
+    "ssltie": ("bilinear", False, False, "half", "bilinear", False),
+    "alignment": ("bilinear", True, False, "half", "bilinear", True),
+    "alignment-adaptive": ("bilinear", True, False, "area", "bilinear", True),
+    "alignment-vggss": ("bilinear", False, False, "half", "bilinear", False),
+    "alignment-vggss-adaptive": ("bilinear", False, False, "area", "bilinear", False),
 }
 
 
@@ -43,7 +44,7 @@ def batch(generator):
 
 
 def loop_ciou(values, gt, rules):
-    _, _, inclusive, threshold = rules
+    _, _, inclusive, threshold, *_ = rules
     foreground = sum(weight > 0 for weight in gt)
     index = len(values) - foreground if threshold == "area" and foreground else len(values) // 2
     cut = 0.5 if threshold == "fixed" else sorted(values)[index]
@@ -76,13 +77,14 @@ def test_table_is_that_of_the_released_code():
 
 def test_table_in_the_text_is_the_one_in_the_code():
     rows = re.findall(
-        r'^``"([\w-]+)"``(?: \(the default\))? +(\w+) +(True|False) +(True|False) +(\w+)$',
+        r'^``"([\w-]+)"``(?: \(the default\))? +(\w+) +(True|False) +(\w+), (True|False) '
+        r"+(True|False) +(\w+)$",
         metrics.__doc__,
         flags=re.MULTILINE,
     )
     written = {
-        name: (mode, corners == "True", inclusive == "True", threshold)
-        for name, mode, corners, inclusive, threshold in rows
+        name: (mode, corners == "True", inclusive == "True", threshold, objects, aligned == "True")
+        for name, mode, corners, objects, aligned, inclusive, threshold in rows
     }
     assert written == PUBLISHED
 
@@ -104,7 +106,7 @@ def test_scores_agree_with_a_loop_over_the_definition(batch, name):
 
 def test_protocols_that_differ_give_other_scores(batch):
     scores = {
-        rules: tuple(metrics.localization_ciou(*batch, name).tolist())
+        rules[:4]: tuple(metrics.localization_ciou(*batch, name).tolist())
         for name, rules in PROTOCOLS.items()
     }
     assert len(set(scores.values())) == len(scores) == 8
@@ -127,7 +129,7 @@ def test_own_protocol(batch):
 @pytest.mark.parametrize("name", ["ezvsl-test", "lvs", "slavc-test-absolute", "alignment-adaptive"])
 def test_scores_are_those_of_the_functions(batch, name):
     maps, gt_maps = batch
-    mode, align_corners, inclusive, threshold = PROTOCOLS[name]
+    mode, align_corners, inclusive, threshold, *_ = PROTOCOLS[name]
     heat = metrics.upsample(maps, gt_maps.shape[1:], mode, align_corners)
     disc = metrics.centre_disc(gt_maps.shape[1:]).expand_as(gt_maps)
     scores = metrics.localization_scores(maps, gt_maps, name)
@@ -156,7 +158,7 @@ def test_groups_of_similar_rank_do_not_show(generator):
     gt_maps = torch.zeros(80, 90)
     for i, gt in enumerate(gt_maps):
         gt[: 1 + (37 * i) % 90] = 1
-    rules = ("bilinear", True, True, "area")
+    rules = PROTOCOLS["alignment-adaptive"]._replace(inclusive=True)
     expected = loop_scores(maps, gt_maps.view(80, 9, 10), rules)
     ciou = metrics.consensus_iou(maps, gt_maps.view(80, 9, 10), "area")
     torch.testing.assert_close(ciou, expected, atol=1e-14, rtol=0)
@@ -214,6 +216,11 @@ MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
             (MAPS, GT, Protocol("area")),
             ValueError,
             "mode must be 'bilinear', 'bicubic' or 'nearest', got 'area'",
+        ),
+        (
+            (MAPS, GT, Protocol(object_mode="cubic")),
+            ValueError,
+            "object_mode must be 'bilinear', 'bicubic' or 'nearest', got 'cubic'",
         ),
         (
             (MAPS, GT, Protocol(threshold=2.0)),

@@ -9,27 +9,29 @@ except :func:`upsample`, which is differentiable. Localisation goes in two steps
 Published evaluators agree on the score and differ in how they upsample a map and compare it with
 its threshold. Scores obtained with different rows are not strictly comparable:
 
-==============================  ========  =============  =========  =========
-Name in :data:`PROTOCOLS`       mode      align_corners  inclusive  threshold
-==============================  ========  =============  =========  =========
-``"ezvsl-test"`` (the default)  bilinear  True           True       half
-``"ezvsl-train"``               bicubic   False          True       half
-``"fnac-test"``                 bilinear  True           True       half
-``"fnac-test2"``                bicubic   False          True       half
-``"fnac-train"``                bicubic   False          True       half
-``"slavc-test"``                bicubic   True           True       half
-``"slavc-test-absolute"``       bicubic   True           True       fixed
-``"slavc-train"``               bicubic   False          True       half
-``"lvs"``                       bilinear  False          False      half
-``"ssltie"``                    bilinear  False          False      half
-``"alignment"``                 bilinear  True           False      half
-``"alignment-adaptive"``        bilinear  True           False      area
-``"alignment-vggss"``           bilinear  False          False      half
-``"alignment-vggss-adaptive"``  bilinear  False          False      area
-==============================  ========  =============  =========  =========
+==============================  ========  =============  ===============  =========  =========
+Name in :data:`PROTOCOLS`       mode      align_corners  object map       inclusive  threshold
+==============================  ========  =============  ===============  =========  =========
+``"ezvsl-test"`` (the default)  bilinear  True           bilinear, True   True       half
+``"ezvsl-train"``               bicubic   False          bilinear, True   True       half
+``"fnac-test"``                 bilinear  True           bilinear, True   True       half
+``"fnac-test2"``                bicubic   False          bilinear, True   True       half
+``"fnac-train"``                bicubic   False          bilinear, True   True       half
+``"slavc-test"``                bicubic   True           bicubic, True    True       half
+``"slavc-test-absolute"``       bicubic   True           bicubic, True    True       fixed
+``"slavc-train"``               bicubic   False          bicubic, True    True       half
+``"lvs"``                       bilinear  False          bilinear, False  False      half
+``"ssltie"``                    bilinear  False          bilinear, False  False      half
+``"alignment"``                 bilinear  True           bilinear, True   False      half
+``"alignment-adaptive"``        bilinear  True           bilinear, True   False      area
+``"alignment-vggss"``           bilinear  False          bilinear, False  False      half
+``"alignment-vggss-adaptive"``  bilinear  False          bilinear, False  False      area
+==============================  ========  =============  ===============  =========  =========
 
 "train" is the validation that chooses an epoch, "fnac-test2" the second of FNAC's two validations,
-and "alignment" what SSL-Alignment does except with its own model and LVS on VGG-SS.
+and "alignment" what SSL-Alignment does except with SSL-TIE, and with its own model and LVS on
+VGG-SS. The object map, which some mix with that of the model, is resized in a way of its own: mode
+and align_corners of it are in the column of that name.
 
 Read a localisation number beside what :func:`centre_disc` scores and what :func:`ciou_ceiling`
 allows on the same data; :func:`localization_scores` returns all three. For data that come in

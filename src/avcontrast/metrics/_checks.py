@@ -126,10 +126,10 @@ def check_paired(maps: Tensor, gt_maps: Tensor) -> None:
         )
 
 
-def check_mode(mode: object) -> None:
+def check_mode(mode: object, name: str = "mode") -> None:
     """Raise unless ``mode`` is an interpolation of :func:`avcontrast.metrics.upsample`."""
     if mode not in ("bilinear", "bicubic", "nearest"):
-        raise ValueError(f"mode must be 'bilinear', 'bicubic' or 'nearest', got {mode!r}")
+        raise ValueError(f"{name} must be 'bilinear', 'bicubic' or 'nearest', got {mode!r}")
 
 
 def check_no_nan(maps: Tensor) -> None:
