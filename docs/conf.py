@@ -264,6 +264,7 @@ EVALUATORS = {
     "alignment-vggss": "SSL-Alignment: its own model and LVS on VGG-SS, SSL-TIE everywhere",
     "alignment-vggss-adaptive": "the same, adaptive",
 }
+COMPARED = {True: "`>=`", False: "`>`", "maximum": "`>`, or equal to the maximum"}
 THRESHOLDS = {"half": "half", "area": "object", "fixed": "0.5"}
 
 
@@ -274,7 +275,7 @@ def protocol_table() -> str:
         resized = resizing(rules.mode, rules.align_corners)
         objects = resizing(rules.object_mode, rules.object_align_corners)
         same = "the same" if objects == resized else objects
-        compared = "`>=`" if rules.inclusive else "`>`"
+        compared = COMPARED[rules.inclusive]
         threshold = THRESHOLDS[str(rules.threshold)]
         rows.append([f"`{name}`", EVALUATORS[name], resized, same, compared, threshold])
     return markdown_table(rows).replace("---:", "---")

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from metric_cases import RULES, random_case
@@ -102,6 +104,18 @@ class TestErrors:
                     "between 0 and 1, got ",
                 )
                 for threshold in ("median", 0.0, 1.0, 1, 75, True, float("nan"), None)
+            ],
+            *[
+                (
+                    lambda call=call: call(inclusive="most"),
+                    ValueError,
+                    "inclusive must be True, False or 'maximum', got 'most'",
+                )
+                for call in (
+                    partial(metrics.consensus_iou, MAPS, MAPS),
+                    partial(metrics.ciou_ceiling, MAPS),
+                    partial(metrics.mask_iou, MAPS, MAPS, "half"),
+                )
             ],
             (
                 lambda: metrics.ciou_ceiling(MAPS, "full"),

@@ -84,6 +84,18 @@ def test_silence_is_that_of_the_functions(size):
     assert_same(found, expected, ("success", "accuracy"))
 
 
+@pytest.mark.parametrize("name", ["LocalizationMetric", "SilenceMetric"])
+def test_flat_maps_are_counted_over_all_batches(name):
+    arguments = samples(name)
+    arguments[0][[2, 3, 20]] = 0.5
+    metric = fill(METRICS[name](), arguments, 5)
+    with pytest.warns(UserWarning, match="^3 of 23 maps are flat: ") as warned:
+        metric.compute()
+    assert len(warned) == 1
+    metric.reset()
+    fill(metric, [part[4:20] for part in arguments], 5).compute()
+
+
 def test_silence_resizes_each_map_once(monkeypatch):
     resized = []
 

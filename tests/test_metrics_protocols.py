@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ PUBLISHED = {
     "slavc-test": ("bicubic", True, True, "half", "bicubic", True),
     "slavc-test-absolute": ("bicubic", True, True, "fixed", "bicubic", True),
     "slavc-train": ("bicubic", False, True, "half", "bicubic", True),
-    "lvs": ("bilinear", False, False, "half", "bilinear", False),
-    "ssltie": ("bilinear", False, False, "half", "bilinear", False),
+    "lvs": ("bilinear", False, "maximum", "half", "bilinear", False),
+    "ssltie": ("bilinear", False, "maximum", "half", "bilinear", False),
     "alignment": ("bilinear", True, False, "half", "bilinear", True),
     "alignment-adaptive": ("bilinear", True, False, "area", "bilinear", True),
     "alignment-vggss": ("bilinear", False, False, "half", "bilinear", False),
@@ -48,9 +49,11 @@ def loop_ciou(values, gt, rules):
     foreground = sum(weight > 0 for weight in gt)
     index = len(values) - foreground if threshold == "area" and foreground else len(values) // 2
     cut = 0.5 if threshold == "fixed" else sorted(values)[index]
+    negative = max(values) == min(values) < 0
+    includes_maximum = inclusive == "maximum" and cut == max(values) and not negative
     hits = false_positives = 0.0
     for value, weight in zip(values, gt):
-        if value > cut or (inclusive and value == cut):
+        if value > cut or (value == cut and (inclusive is True or includes_maximum)):
             hits += weight
             false_positives += weight == 0
     union = sum(gt) + false_positives
@@ -78,12 +81,13 @@ def test_table_is_that_of_the_released_code():
 def test_table_in_the_text_is_the_one_in_the_code():
     rows = re.findall(
         r'^``"([\w-]+)"``(?: \(the default\))? +(\w+) +(True|False) +(\w+), (True|False) '
-        r"+(True|False) +(\w+)$",
+        r"+(True|False|maximum) +(\w+)$",
         metrics.__doc__,
         flags=re.MULTILINE,
     )
+    words = {"True": True, "False": False, "maximum": "maximum"}
     written = {
-        name: (mode, corners == "True", inclusive == "True", threshold, objects, aligned == "True")
+        name: (mode, words[corners], words[inclusive], threshold, objects, words[aligned])
         for name, mode, corners, objects, aligned, inclusive, threshold in rows
     }
     assert written == PUBLISHED
@@ -109,7 +113,9 @@ def test_protocols_that_differ_give_other_scores(batch):
         rules[:4]: tuple(metrics.localization_ciou(*batch, name).tolist())
         for name, rules in PROTOCOLS.items()
     }
-    assert len(set(scores.values())) == len(scores) == 8
+    assert len(scores) == 9
+    # LVS differs from SSL-Alignment on VGG-SS in maps with ties alone.
+    assert len(set(scores.values())) == 8
 
 
 def test_default_is_the_test_of_ezvsl(batch):
@@ -194,7 +200,80 @@ class TestFixedThreshold:
         assert metrics.consensus_iou((gt_maps > 0).float(), gt_maps, "fixed").tolist() == [0, 1]
 
 
-MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
+def lvs_ciou(heat, gt):
+    """The test script of LVS, on a resized map."""
+
+    def scaled(values):
+        low, high = values.min(), values.max()
+        return (values - low) / (high - low) if high != low else values
+
+    predicted = 1 - scaled(-heat)
+    cut = np.sort(predicted, axis=None)[predicted.size // 2]
+    predicted[predicted > cut] = 1
+    predicted[predicted < 1] = 0
+    found = predicted >= 0.5
+    return (found * gt).sum() / (gt.sum() + (found & (gt == 0)).sum())
+
+
+class TestCollapsedMaps:
+    """More than half of the pixels share the maximum."""
+
+    @pytest.fixture
+    def plateaus(self):
+        maps = torch.full((7, 7, 7), 0.25)
+        maps[0, 3, 3] = 0
+        maps[1, :2] = -0.5
+        maps[2, :3] = -0.5
+        maps[3, :4] = -0.5  # the maximum has less than half of the pixels
+        maps[4] -= 0.5  # below 0 everywhere
+        maps[4, 0, 0] = -0.75
+        maps[5, 2:5, 2:5] = torch.arange(9.0).view(3, 3) / 40
+        maps[6, ::2] = 0.125
+        return maps
+
+    @pytest.mark.parametrize("name", ["lvs", "ssltie"])
+    def test_plateaus_score_as_in_the_released_code(self, plateaus, name):
+        gt = metrics.ground_truth_map([(0.1, 0.2, 0.7, 0.9)], 224)
+        heat = metrics.upsample(plateaus, 224, align_corners=False)
+        expected = [lvs_ciou(values.numpy(), gt.numpy()) for values in heat]
+        ciou = metrics.localization_ciou(plateaus, gt.expand(7, 224, 224), name)
+        assert ciou.tolist() == pytest.approx(expected, abs=1e-12)
+        assert (ciou > 0.1).all()
+        strict = PROTOCOLS["lvs"]._replace(inclusive=False)
+        assert (metrics.localization_ciou(plateaus, gt.expand(7, 224, 224), strict) == 0).sum() == 5
+
+    @pytest.mark.filterwarnings("ignore:.* maps are flat")
+    @pytest.mark.parametrize("value", [0.0, 0.3, 1.0, -0.3])
+    def test_flat_maps_score_as_in_the_released_code(self, value):
+        """All of them but those below 0, which the code does not scale and finds to be below 1."""
+        maps, gt_maps = torch.full((1, 7, 7), value), torch.ones(1, 224, 224)
+        expected = lvs_ciou(np.full((224, 224), value, dtype=np.float32), gt_maps[0].numpy())
+        assert expected == (value >= 0)
+        for name in ("lvs", "ssltie"):
+            assert metrics.localization_ciou(maps, gt_maps, name).item() == expected
+            assert metrics.localization_scores(maps, gt_maps, name).ciou.item() == expected
+        for name in ("alignment-vggss", "alignment-vggss-adaptive"):
+            assert metrics.localization_ciou(maps, gt_maps, name).item() == 0
+
+    def test_a_hole_in_the_centre(self):
+        maps = torch.ones(1, 7, 7)
+        maps[0, 3, 3] = 0
+        ciou = metrics.localization_ciou(maps, torch.ones(1, 224, 224), "lvs")
+        assert ciou.item() == pytest.approx(0.918, abs=5e-4)
+
+    @pytest.mark.parametrize("name", PROTOCOLS)
+    def test_a_warning_says_how_many_are_flat(self, batch, name):
+        maps, gt_maps = batch
+        maps[3], maps[7] = 0.1, -0.2
+        maps[7] += 1e-9 * torch.arange(30.0).view(5, 6)
+        for function in (metrics.localization_ciou, metrics.localization_scores):
+            with pytest.warns(UserWarning, match="^2 of 12 maps are flat: ") as warned:
+                function(maps, gt_maps, name)
+            assert len(warned) == 1
+            assert warned[0].filename == __file__
+
+
+MAPS, GT = torch.rand(2, 7, 7), torch.zeros(2, 16, 16)
 
 
 @pytest.mark.parametrize("function", [metrics.localization_ciou, metrics.localization_scores])
@@ -228,6 +307,11 @@ MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
             r"threshold must be 'half', 'area', 'fixed' or a number .*, got 2\.0",
         ),
         (
+            (MAPS, GT, Protocol(inclusive="both")),
+            ValueError,
+            "inclusive must be True, False or 'maximum', got 'both'",
+        ),
+        (
             (MAPS[:1], GT),
             ValueError,
             r"maps and gt_maps must hold the same number of samples, "
@@ -239,7 +323,7 @@ MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
             "maps and gt_maps must be on the same device, got cpu and meta",
         ),
         (
-            (torch.stack([MAPS[0], MAPS[0].log()]), GT),
+            (torch.stack([MAPS[0], MAPS[0] / 0]), GT),
             ValueError,
             "maps must be finite, got NaN or infinite values in 1 of 2 maps",
         ),

@@ -20,8 +20,8 @@ Name in :data:`PROTOCOLS`       mode      align_corners  object map       inclus
 ``"slavc-test"``                bicubic   True           bicubic, True    True       half
 ``"slavc-test-absolute"``       bicubic   True           bicubic, True    True       fixed
 ``"slavc-train"``               bicubic   False          bicubic, True    True       half
-``"lvs"``                       bilinear  False          bilinear, False  False      half
-``"ssltie"``                    bilinear  False          bilinear, False  False      half
+``"lvs"``                       bilinear  False          bilinear, False  maximum    half
+``"ssltie"``                    bilinear  False          bilinear, False  maximum    half
 ``"alignment"``                 bilinear  True           bilinear, True   False      half
 ``"alignment-adaptive"``        bilinear  True           bilinear, True   False      area
 ``"alignment-vggss"``           bilinear  False          bilinear, False  False      half
@@ -31,7 +31,8 @@ Name in :data:`PROTOCOLS`       mode      align_corners  object map       inclus
 "train" is the validation that chooses an epoch, "fnac-test2" the second of FNAC's two validations,
 and "alignment" what SSL-Alignment does except with SSL-TIE, and with its own model and LVS on
 VGG-SS. The object map, which some mix with that of the model, is resized in a way of its own: mode
-and align_corners of it are in the column of that name.
+and align_corners of it are in the column of that name. "maximum" is ``>`` but for the pixels of a
+threshold that is the maximum of its map.
 
 Read a localisation number beside what :func:`centre_disc` scores and what :func:`ciou_ceiling`
 allows on the same data; :func:`localization_scores` returns all three. For data that come in
@@ -45,7 +46,7 @@ from avcontrast.metrics.false_negatives import (
     expected_false_negatives,
 )
 from avcontrast.metrics.localization import ciou_ceiling, consensus_iou, pointing_accuracy
-from avcontrast.metrics.maps import centre_disc, ground_truth_map, upsample
+from avcontrast.metrics.maps import centre_disc, flat_maps, ground_truth_map, upsample
 from avcontrast.metrics.masks import mask_f_score, mask_iou
 from avcontrast.metrics.protocols import (
     PROTOCOLS,
@@ -83,6 +84,7 @@ __all__ = [
     "consensus_iou",
     "expected_false_negatives",
     "f1_at",
+    "flat_maps",
     "ground_truth_map",
     "group_ciou",
     "localization_accuracy",

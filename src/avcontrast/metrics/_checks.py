@@ -110,8 +110,8 @@ def _check_device(maps: Tensor, gt_maps: Tensor, name: str) -> None:
         )
 
 
-def check_paired(maps: Tensor, gt_maps: Tensor) -> None:
-    """Raise unless there is a finite map for each ground truth, on one device."""
+def check_paired(maps: Tensor, gt_maps: Tensor) -> int:
+    """Return how many maps are flat, or raise unless there is a finite one for each truth."""
     if len(maps) != len(gt_maps):
         raise ValueError(
             "maps and gt_maps must hold the same number of samples, "
@@ -119,11 +119,22 @@ def check_paired(maps: Tensor, gt_maps: Tensor) -> None:
         )
     _check_device(maps, gt_maps, "gt_maps")
     low, high = maps.flatten(1).aminmax(dim=1)
-    broken = len(maps) - int((low.isfinite() & high.isfinite()).sum())
+    finite = low.isfinite() & high.isfinite()
+    # Together, so that an accelerator is waited for once.
+    counts = torch.stack([(~finite).sum(), flat(low, high).sum()])
+    broken, level = counts.tolist()
     if broken:
         raise ValueError(
             f"maps must be finite, got NaN or infinite values in {broken} of {len(maps)} maps"
         )
+    return int(level)
+
+
+def flat(low: Tensor, high: Tensor) -> Tensor:
+    """Return of each map whether its bounds are the same up to the rounding of fp32 or fp64."""
+    # Values in half precision that are unequal differ by more than rounding.
+    eps = min(torch.finfo(torch.float32).eps, torch.finfo(low.dtype).eps)
+    return high - low <= 8 * eps * torch.maximum(low.abs(), high.abs())
 
 
 def check_mode(mode: object, name: str = "mode") -> None:
@@ -149,6 +160,12 @@ def check_threshold(threshold: object) -> None:
         "threshold must be 'half', 'area', 'fixed' or a number strictly between 0 and 1, "
         f"got {threshold!r}"
     )
+
+
+def check_inclusive(inclusive: object) -> None:
+    """Raise unless ``inclusive`` is one of :func:`avcontrast.metrics.consensus_iou`."""
+    if inclusive not in (True, False, "maximum"):
+        raise ValueError(f"inclusive must be True, False or 'maximum', got {inclusive!r}")
 
 
 def check_ciou(ciou: Tensor) -> None:

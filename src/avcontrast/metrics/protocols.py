@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from avcontrast.metrics import _checks as checks
 from avcontrast.metrics import _scoring as scoring
 from avcontrast.metrics._numerics import chunks
-from avcontrast.metrics.localization import Threshold
+from avcontrast.metrics.localization import Inclusive, Threshold
 from avcontrast.metrics.maps import centre_disc, upsample
 
 
@@ -41,7 +42,7 @@ class Protocol(NamedTuple):
 
     mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     align_corners: bool = True
-    inclusive: bool = True
+    inclusive: Inclusive = True
     threshold: Threshold = "half"
     object_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     object_align_corners: bool = True
@@ -59,8 +60,8 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         "slavc-test": Protocol("bicubic", object_mode="bicubic"),
         "slavc-test-absolute": Protocol("bicubic", threshold="fixed", object_mode="bicubic"),
         "slavc-train": Protocol("bicubic", align_corners=False, object_mode="bicubic"),
-        "lvs": Protocol(align_corners=False, inclusive=False, object_align_corners=False),
-        "ssltie": Protocol(align_corners=False, inclusive=False, object_align_corners=False),
+        "lvs": Protocol(align_corners=False, inclusive="maximum", object_align_corners=False),
+        "ssltie": Protocol(align_corners=False, inclusive="maximum", object_align_corners=False),
         "alignment": Protocol(inclusive=False),
         "alignment-adaptive": Protocol(inclusive=False, threshold="area"),
         "alignment-vggss": Protocol(
@@ -89,7 +90,8 @@ def localization_ciou(
     """Score small maps as a published evaluator does.
 
     The maps are resized to the ground truth and compared with it by :func:`consensus_iou`, both as
-    the protocol says, a part of the batch at a time.
+    the protocol says, a part of the batch at a time. A warning says how many maps are flat, since
+    what these score is no finding (see :func:`flat_maps`).
 
     Args:
         maps: localisation maps as the model gives them, floating point, finite.
@@ -124,7 +126,8 @@ def localization_ciou(
         and SSL-TIE resize with OpenCV's ``INTER_LINEAR``, which is bilinear with
         ``align_corners=False``. None of the papers names its interpolation.
     """
-    rules = check_inputs(maps, gt_maps, protocol)
+    rules, flat = check_inputs(maps, gt_maps, protocol)
+    warn_of_flat(flat, len(maps))
     scores = []
     for small, gt_some in parts(maps, gt_maps):
         gt = scoring.truth(gt_some)
@@ -141,7 +144,8 @@ def localization_scores(
     """Score small maps beside the centre disc and the ceiling of the protocol.
 
     One pass over the data for :func:`localization_ciou`, the cIoU of :func:`centre_disc`, the
-    pointing game of both (see :func:`pointing_accuracy`) and :func:`ciou_ceiling`.
+    pointing game of both (see :func:`pointing_accuracy`) and :func:`ciou_ceiling`. A warning says
+    how many maps are flat, as there.
 
     Args:
         maps: as in :func:`localization_ciou`.
@@ -177,7 +181,13 @@ def localization_scores(
         Disc and ceiling are not part of any published evaluator. The ceiling is that of maps
         without ties, so that a map that has them can pass it; see :func:`ciou_ceiling`.
     """
-    rules = check_inputs(maps, gt_maps, protocol)
+    rules, flat = check_inputs(maps, gt_maps, protocol)
+    warn_of_flat(flat, len(maps))
+    return scores_of(maps, gt_maps, rules)
+
+
+def scores_of(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> LocalizationScores:
+    """Return the scores of maps and ground truth that were checked."""
     disc = centre_disc(gt_maps.shape[1:]).to(maps.device).flatten()[None]
     scores = []
     for small, gt_some in parts(maps, gt_maps):
@@ -202,13 +212,22 @@ def _resize(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> Tensor:
     return upsample(maps, gt_maps.shape[1:], rules.mode, rules.align_corners).flatten(1)
 
 
-def check_inputs(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> Protocol:
-    """Return the protocol, or raise when maps and ground truth are not as they should be."""
+def check_inputs(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> tuple[Protocol, int]:
+    """Return the protocol and how many maps are flat, or raise when an argument is wrong."""
     rules = find_protocol(protocol)
     checks.check_maps("maps", maps)
     checks.check_gt_maps(gt_maps)
-    checks.check_paired(maps, gt_maps)
-    return rules
+    return rules, checks.check_paired(maps, gt_maps)
+
+
+def warn_of_flat(flat: int, samples: int) -> None:
+    """Warn the caller of the function that calls this when maps are flat."""
+    if flat:
+        warnings.warn(
+            f"{flat} of {samples} maps are flat: the model gives one value everywhere, and what "
+            "they score is made of ties and rounding",
+            stacklevel=3,
+        )
 
 
 def find_protocol(protocol: object) -> Protocol:
@@ -221,4 +240,5 @@ def find_protocol(protocol: object) -> Protocol:
     checks.check_mode(protocol.mode)
     checks.check_mode(protocol.object_mode, "object_mode")
     checks.check_threshold(protocol.threshold)
+    checks.check_inclusive(protocol.inclusive)
     return protocol

@@ -82,6 +82,8 @@ def plain_ciou(heat, truth, name):
         cut = values[len(values) - area if adaptive else len(values) // 2]
     strict = name in ("lvs", "ssltie") or name.startswith("alignment")
     predicted = heat > cut if strict else heat >= cut
+    if name in ("lvs", "ssltie"):
+        predicted |= heat == heat.max()
     return (predicted * truth).sum() / (truth.sum() + (predicted & (truth == 0)).sum())
 
 
