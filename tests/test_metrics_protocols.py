@@ -9,22 +9,22 @@ from avcontrast import metrics
 from avcontrast.metrics import PROTOCOLS, Protocol, _numerics
 
 # The evaluators as released: (mode, align_corners, inclusive, threshold), then mode and
-# align_corners of object maps.
+# align_corners of object maps, and what the maps hold.
 PUBLISHED = {
-    "ezvsl-test": ("bilinear", True, True, "half", "bilinear", True),
-    "ezvsl-train": ("bicubic", False, True, "half", "bilinear", True),
-    "fnac-test": ("bilinear", True, True, "half", "bilinear", True),
-    "fnac-test2": ("bicubic", False, True, "half", "bilinear", True),
-    "fnac-train": ("bicubic", False, True, "half", "bilinear", True),
-    "slavc-test": ("bicubic", True, True, "half", "bicubic", True),
-    "slavc-test-absolute": ("bicubic", True, True, "fixed", "bicubic", True),
-    "slavc-train": ("bicubic", False, True, "half", "bicubic", True),
-    "lvs": ("bilinear", False, "maximum", "half", "bilinear", False),
-    "ssltie": ("bilinear", False, "maximum", "half", "bilinear", False),
-    "alignment": ("bilinear", True, False, "half", "bilinear", True),
-    "alignment-adaptive": ("bilinear", True, False, "area", "bilinear", True),
-    "alignment-vggss": ("bilinear", False, False, "half", "bilinear", False),
-    "alignment-vggss-adaptive": ("bilinear", False, False, "area", "bilinear", False),
+    "ezvsl-test": ("bilinear", True, True, "half", "bilinear", True, "any"),
+    "ezvsl-train": ("bicubic", False, True, "half", "bilinear", True, "any"),
+    "fnac-test": ("bilinear", True, True, "half", "bilinear", True, "any"),
+    "fnac-test2": ("bicubic", False, True, "half", "bilinear", True, "any"),
+    "fnac-train": ("bicubic", False, True, "half", "bilinear", True, "any"),
+    "slavc-test": ("bicubic", True, True, "half", "bicubic", True, "any"),
+    "slavc-test-absolute": ("bicubic", True, True, "fixed", "bicubic", True, "cosine"),
+    "slavc-train": ("bicubic", False, True, "half", "bicubic", True, "any"),
+    "lvs": ("bilinear", False, "maximum", "half", "bilinear", False, "any"),
+    "ssltie": ("bilinear", False, "maximum", "half", "bilinear", False, "any"),
+    "alignment": ("bilinear", True, False, "half", "bilinear", True, "any"),
+    "alignment-adaptive": ("bilinear", True, False, "area", "bilinear", True, "any"),
+    "alignment-vggss": ("bilinear", False, False, "half", "bilinear", False, "any"),
+    "alignment-vggss-adaptive": ("bilinear", False, False, "area", "bilinear", False, "any"),
 }
 
 
@@ -36,7 +36,7 @@ def generator():
 @pytest.fixture
 def batch(generator):
     """Small maps, and boxes of all sizes, some with half weights; one of them is empty."""
-    maps = torch.rand(12, 5, 6, generator=generator)
+    maps = torch.rand(12, 5, 6, generator=generator) * 1.6 - 0.7
     gt_maps = torch.zeros(12, 17, 22)
     for i, gt in enumerate(gt_maps[1:]):
         gt[i : i + 1 + i // 2, : 2 * i + 2] = 1 - 0.5 * (i % 3 == 0)
@@ -65,6 +65,8 @@ def loop_scores(maps, gt_maps, rules):
     resized = F.interpolate(
         maps[:, None], gt_maps.shape[1:], mode=mode, align_corners=align_corners
     )
+    if rules[-1] == "cosine":
+        resized = (resized + 1) / 2
     return torch.tensor(
         [
             loop_ciou(values.flatten().tolist(), gt.flatten().tolist(), rules)
@@ -90,7 +92,7 @@ def test_table_in_the_text_is_the_one_in_the_code():
         name: (mode, words[corners], words[inclusive], threshold, objects, words[aligned])
         for name, mode, corners, objects, aligned, inclusive, threshold in rows
     }
-    assert written == PUBLISHED
+    assert written == {name: rules[:6] for name, rules in PUBLISHED.items()}
 
 
 def test_table_cannot_be_changed():
@@ -137,6 +139,8 @@ def test_scores_are_those_of_the_functions(batch, name):
     maps, gt_maps = batch
     mode, align_corners, inclusive, threshold, *_ = PROTOCOLS[name]
     heat = metrics.upsample(maps, gt_maps.shape[1:], mode, align_corners)
+    if name == "slavc-test-absolute":
+        heat = (heat + 1) / 2
     disc = metrics.centre_disc(gt_maps.shape[1:]).expand_as(gt_maps)
     scores = metrics.localization_scores(maps, gt_maps, name)
     rules = {"threshold": threshold, "inclusive": inclusive}
@@ -273,6 +277,51 @@ class TestCollapsedMaps:
             assert warned[0].filename == __file__
 
 
+class TestCosines:
+    def test_slavc_takes_them_on_its_own_scale(self, batch):
+        maps, gt_maps = batch
+        scores = metrics.upsample((maps + 1) / 2, gt_maps.shape[1:], "bicubic")
+        expected = metrics.consensus_iou(scores, gt_maps, "fixed")
+        for name in ("slavc-test-absolute", PROTOCOLS["slavc-test-absolute"]):
+            ciou = metrics.localization_ciou(maps, gt_maps, name)
+            torch.testing.assert_close(ciou, expected, atol=1e-12, rtol=0)
+            scored = metrics.localization_scores(maps, gt_maps, name).ciou
+            assert torch.equal(scored, ciou)
+        raw = metrics.localization_ciou(maps, gt_maps, Protocol("bicubic", threshold="fixed"))
+        assert (raw - ciou).abs().max() > 0.2
+
+    def test_fixed_thresholds_of_one_s_own_take_values_as_they_are(self, batch):
+        maps, gt_maps = batch
+        own = Protocol(threshold="fixed")
+        expected = metrics.consensus_iou(
+            metrics.upsample(maps, gt_maps.shape[1:]), gt_maps, "fixed"
+        )
+        assert torch.equal(metrics.localization_ciou(maps, gt_maps, own), expected)
+
+    @pytest.mark.parametrize("function", [metrics.localization_ciou, metrics.localization_scores])
+    def test_other_values_are_refused(self, batch, function):
+        maps, gt_maps = batch
+        maps[3, 0, 0], maps[5, 2, 2], maps[5, 1, 1] = 1.25, -2, 1.5
+        with pytest.raises(
+            ValueError,
+            match=r"maps must be cosines in \[-1, 1\] for a protocol that takes them, "
+            "got values from -2 to 1.5 in 2 of 12 maps",
+        ):
+            function(maps, gt_maps, "slavc-test-absolute")
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+    def test_rounding_beyond_one_is_not(self, batch, dtype):
+        maps, gt_maps = batch[0].to(dtype), batch[1]
+        maps[0, 0, 0] = 1 + 4 * torch.finfo(dtype).eps
+        metrics.localization_ciou(maps, gt_maps, "slavc-test-absolute")
+
+    @pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "slavc-test-absolute"])
+    def test_other_protocols_see_the_order_alone(self, batch, name):
+        maps, gt_maps = batch[0].double(), batch[1]
+        expected = metrics.localization_ciou(maps, gt_maps, name)
+        assert torch.equal(metrics.localization_ciou(maps / 0.03125, gt_maps, name), expected)
+
+
 MAPS, GT = torch.rand(2, 7, 7), torch.zeros(2, 16, 16)
 
 
@@ -310,6 +359,11 @@ MAPS, GT = torch.rand(2, 7, 7), torch.zeros(2, 16, 16)
             (MAPS, GT, Protocol(inclusive="both")),
             ValueError,
             "inclusive must be True, False or 'maximum', got 'both'",
+        ),
+        (
+            (MAPS, GT, Protocol(values="logit")),
+            ValueError,
+            "values must be 'any' or 'cosine', got 'logit'",
         ),
         (
             (MAPS[:1], GT),

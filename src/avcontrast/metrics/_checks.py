@@ -110,8 +110,14 @@ def _check_device(maps: Tensor, gt_maps: Tensor, name: str) -> None:
         )
 
 
-def check_paired(maps: Tensor, gt_maps: Tensor) -> int:
-    """Return how many maps are flat, or raise unless there is a finite one for each truth."""
+def check_paired(maps: Tensor, gt_maps: Tensor, *, cosines: bool = False) -> int:
+    """Return how many maps are flat, or raise unless there is a finite one for each truth.
+
+    Args:
+        maps: Localisation maps, (n, h, w).
+        gt_maps: Ground truth, (n, H, W).
+        cosines: Whether the maps must lie in [-1, 1], up to rounding.
+    """
     if len(maps) != len(gt_maps):
         raise ValueError(
             "maps and gt_maps must hold the same number of samples, "
@@ -121,11 +127,18 @@ def check_paired(maps: Tensor, gt_maps: Tensor) -> int:
     low, high = maps.flatten(1).aminmax(dim=1)
     finite = low.isfinite() & high.isfinite()
     # Together, so that an accelerator is waited for once.
-    counts = torch.stack([(~finite).sum(), flat(low, high).sum()])
-    broken, level = counts.tolist()
+    outside = (low < -1 - _slack(low)) | (high > 1 + _slack(high))
+    counts = torch.stack([(~finite).sum(), flat(low, high).sum(), outside.sum()])
+    broken, level, beyond = counts.tolist()
     if broken:
         raise ValueError(
             f"maps must be finite, got NaN or infinite values in {broken} of {len(maps)} maps"
+        )
+    if cosines and beyond:
+        raise ValueError(
+            "maps must be cosines in [-1, 1] for a protocol that takes them, "
+            f"got values from {low.min().item():g} to {high.max().item():g} "
+            f"in {beyond} of {len(maps)} maps"
         )
     return int(level)
 
@@ -166,6 +179,12 @@ def check_inclusive(inclusive: object) -> None:
     """Raise unless ``inclusive`` is one of :func:`avcontrast.metrics.consensus_iou`."""
     if inclusive not in (True, False, "maximum"):
         raise ValueError(f"inclusive must be True, False or 'maximum', got {inclusive!r}")
+
+
+def check_values(values: object) -> None:
+    """Raise unless ``values`` is one of :class:`avcontrast.metrics.Protocol`."""
+    if values not in ("any", "cosine"):
+        raise ValueError(f"values must be 'any' or 'cosine', got {values!r}")
 
 
 def check_ciou(ciou: Tensor) -> None:
@@ -247,12 +266,15 @@ def group_numbers(groups: object) -> Tensor:
 def check_cosines(name: str, values: Tensor) -> None:
     """Raise unless all values lie in [-1, 1], up to rounding."""
     low, high = values.aminmax()
-    slack = 8 * torch.finfo(values.dtype).eps
-    if low < -1 - slack or high > 1 + slack:
+    if low < -1 - _slack(values) or high > 1 + _slack(values):
         raise ValueError(
             f"{name} must lie in [-1, 1] for cosines, "
             f"got values from {low.item():g} to {high.item():g}"
         )
+
+
+def _slack(cosines: Tensor) -> float:
+    return 8 * torch.finfo(cosines.dtype).eps
 
 
 def check_labels(labels: Tensor, matching: str, other: Tensor) -> None:

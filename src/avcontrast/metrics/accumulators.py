@@ -19,13 +19,14 @@ from torch import Tensor
 
 from avcontrast.metrics import _checks as checks
 from avcontrast.metrics.localization import Inclusive, Threshold, consensus_iou
-from avcontrast.metrics.maps import flat_maps, upsample
+from avcontrast.metrics.maps import flat_maps
 from avcontrast.metrics.masks import LEVELS, f_score_curves, mask_iou
 from avcontrast.metrics.protocols import (
     Protocol,
     check_inputs,
     find_protocol,
     parts,
+    resize,
     scores_of,
     warn_of_flat,
 )
@@ -168,7 +169,7 @@ class SilenceMetric(Metric):
     Shape:
         ``update`` takes ``maps`` (n, h, w) and ``gt_maps`` (n, H, W), both as
         :func:`~avcontrast.metrics.localization_ciou` does, and ``visible`` (n,), whether the source
-        is in the image. The maps must share one scale; see
+        is in the image. The maps must share one scale, as cosines do; see
         :func:`~avcontrast.metrics.map_confidence`.
 
     Raises:
@@ -216,7 +217,7 @@ class SilenceMetric(Metric):
         rules, _ = check_inputs(maps, gt_maps, self.protocol)
         scored = []
         for small, gt in parts(maps, gt_maps):
-            heat = upsample(small, gt.shape[1:], rules.mode, rules.align_corners)
+            heat = resize(small, gt, rules)
             ciou = consensus_iou(heat, gt, rules.threshold, rules.inclusive)
             scored.append(torch.stack([ciou, map_confidence(heat), area_subset(gt).to(ciou)]))
         ciou, confidence, subset = torch.cat(scored, dim=1)

@@ -86,7 +86,8 @@ def consensus_iou(
         is at least 0. ``"area"`` is the adaptive protocol of SSL-Alignment,
         which compares with ``>`` and so predicts one pixel less than the ground truth has; pass
         ``inclusive=False`` for that. ``"fixed"`` is SLAVC's test without relative prediction, on
-        scores of which 0.5 is the middle. The papers' column "CIoU" is not the mean of these values
+        scores of which 0.5 is the middle: (cosine + 1) / 2, into which :func:`localization_ciou`
+        turns cosines by itself. The papers' column "CIoU" is not the mean of these values
         but :func:`success_rate`.
     """
     checks.check_maps("maps", maps)

@@ -30,6 +30,9 @@ class Protocol(NamedTuple):
         object_mode: of :func:`upsample`, for the object maps that some evaluators mix with the maps
             of the model.
         object_align_corners: of :func:`upsample`, for object maps.
+        values: what the maps hold. ``"any"`` takes any values, of which only the order counts
+            unless ``threshold`` is ``"fixed"``. ``"cosine"`` takes cosines in [-1, 1], which become
+            (cosine + 1) / 2 once they are resized; others are an error.
 
     Example:
         >>> from avcontrast.metrics import PROTOCOLS, upsample
@@ -46,6 +49,7 @@ class Protocol(NamedTuple):
     threshold: Threshold = "half"
     object_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     object_align_corners: bool = True
+    values: Literal["any", "cosine"] = "any"
 
 
 # Validation during training has no object maps; there they are resized as in the test of that code.
@@ -58,7 +62,9 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         "fnac-test2": Protocol("bicubic", align_corners=False),
         "fnac-train": Protocol("bicubic", align_corners=False),
         "slavc-test": Protocol("bicubic", object_mode="bicubic"),
-        "slavc-test-absolute": Protocol("bicubic", threshold="fixed", object_mode="bicubic"),
+        "slavc-test-absolute": Protocol(
+            "bicubic", threshold="fixed", object_mode="bicubic", values="cosine"
+        ),
         "slavc-train": Protocol("bicubic", align_corners=False, object_mode="bicubic"),
         "lvs": Protocol(align_corners=False, inclusive="maximum", object_align_corners=False),
         "ssltie": Protocol(align_corners=False, inclusive="maximum", object_align_corners=False),
@@ -94,7 +100,9 @@ def localization_ciou(
     what these score is no finding (see :func:`flat_maps`).
 
     Args:
-        maps: localisation maps as the model gives them, floating point, finite.
+        maps: localisation maps as the model gives them, floating point, finite. Cosines suit every
+            protocol (see :func:`avcontrast.functional.localization_map`); where ``values`` of the
+            protocol is ``"any"``, so do maps of another scale.
         gt_maps: weights in [0, 1], of any real or boolean dtype (see :func:`ground_truth_map`).
         protocol: a name in :data:`PROTOCOLS`, or a :class:`Protocol` of your own.
 
@@ -106,8 +114,8 @@ def localization_ciou(
 
     Raises:
         TypeError: ``maps`` or ``gt_maps`` is not a tensor of the kind above.
-        ValueError: the numbers of maps or the devices differ, a map is not finite, a weight lies
-            outside [0, 1], or there is no such protocol.
+        ValueError: the numbers of maps or the devices differ, a map is not finite or leaves the
+            range of the protocol, a weight lies outside [0, 1], or there is no such protocol.
 
     Example:
         >>> import torch
@@ -131,9 +139,8 @@ def localization_ciou(
     scores = []
     for small, gt_some in parts(maps, gt_maps):
         gt = scoring.truth(gt_some)
-        predicted = scoring.predict(
-            _resize(small, gt_some, rules), gt, rules.threshold, rules.inclusive
-        )
+        heat = resize(small, gt_some, rules).flatten(1)
+        predicted = scoring.predict(heat, gt, rules.threshold, rules.inclusive)
         scores.append(scoring.consensus_iou(predicted, gt))
     return torch.cat(scores)
 
@@ -192,7 +199,7 @@ def scores_of(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> LocalizationSco
     scores = []
     for small, gt_some in parts(maps, gt_maps):
         gt = scoring.truth(gt_some)
-        heat = _resize(small, gt_some, rules)
+        heat = resize(small, gt_some, rules).flatten(1)
         row = []
         for values in (heat, disc):
             predicted = scoring.predict(values, gt, rules.threshold, rules.inclusive)
@@ -208,8 +215,10 @@ def parts(maps: Tensor, gt_maps: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(small, truth, strict=True))
 
 
-def _resize(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> Tensor:
-    return upsample(maps, gt_maps.shape[1:], rules.mode, rules.align_corners).flatten(1)
+def resize(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> Tensor:
+    """Return maps as the protocol scores them: (n, h, w), (n, H, W) -> (n, H, W)."""
+    heat = upsample(maps, gt_maps.shape[1:], rules.mode, rules.align_corners)
+    return (heat + 1) / 2 if rules.values == "cosine" else heat
 
 
 def check_inputs(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> tuple[Protocol, int]:
@@ -217,7 +226,7 @@ def check_inputs(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> tup
     rules = find_protocol(protocol)
     checks.check_maps("maps", maps)
     checks.check_gt_maps(gt_maps)
-    return rules, checks.check_paired(maps, gt_maps)
+    return rules, checks.check_paired(maps, gt_maps, cosines=rules.values == "cosine")
 
 
 def warn_of_flat(flat: int, samples: int) -> None:
@@ -241,4 +250,5 @@ def find_protocol(protocol: object) -> Protocol:
     checks.check_mode(protocol.object_mode, "object_mode")
     checks.check_threshold(protocol.threshold)
     checks.check_inclusive(protocol.inclusive)
+    checks.check_values(protocol.values)
     return protocol
