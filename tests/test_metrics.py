@@ -307,6 +307,13 @@ def test_cuda_gives_the_same_numbers_as_the_cpu(generator, threshold):
             metrics.ground_truth_map(torch.tensor([[0.1, 0.2, 0.7, 0.9]], device=device), 32),
             *metrics.recall_at_k(s).values(),
             *metrics.recall_at_k(s, labels.to(device), exclude_self=True).values(),
+            *metrics.relevant_found_at_k(s, relevant=s > 0).values(),
+            metrics.retrieval_ranks(s[:7], relevant=s[:7] > 0),
+            metrics.median_rank(s),
+            metrics.mean_rank(s),
+            metrics.mean_reciprocal_rank(s),
+            metrics.r_precision(s, labels.to(device), exclude_self=True),
+            metrics.flat_maps(m),
         ]
         assert all(result.device.type == device for result in results)
         return [result.cpu() for result in results]

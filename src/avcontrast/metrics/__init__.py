@@ -56,7 +56,15 @@ from avcontrast.metrics.protocols import (
     localization_scores,
 )
 from avcontrast.metrics.purity import adjacency_purity, neighbour_purity
-from avcontrast.metrics.retrieval import recall_at_k
+from avcontrast.metrics.retrieval import (
+    mean_rank,
+    mean_reciprocal_rank,
+    median_rank,
+    r_precision,
+    recall_at_k,
+    relevant_found_at_k,
+    retrieval_ranks,
+)
 from avcontrast.metrics.silence import (
     AREA_SUBSETS,
     area_subset,
@@ -94,9 +102,15 @@ __all__ = [
     "mask_f_score",
     "mask_iou",
     "max_f1",
+    "mean_rank",
+    "mean_reciprocal_rank",
+    "median_rank",
     "neighbour_purity",
     "pointing_accuracy",
+    "r_precision",
     "recall_at_k",
+    "relevant_found_at_k",
+    "retrieval_ranks",
     "success_auc",
     "success_rate",
     "upsample",

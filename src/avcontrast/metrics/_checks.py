@@ -323,17 +323,56 @@ def check_lengths(k: Iterable[int]) -> list[int]:
 
 
 def check_retrieval(
-    similarity: Tensor, labels: Tensor | None, k: Iterable[int], exclude_self: bool
-) -> list[int]:
-    """Return the lengths of the list, or raise for any argument of the recall."""
-    check_square("similarity", similarity)
-    if labels is not None:
+    similarity: Tensor,
+    labels: Tensor | None,
+    gallery_labels: Tensor | None,
+    relevant: Tensor | None,
+    exclude_self: bool,
+) -> None:
+    """Raise unless it is said once, and only once, which items answer which query."""
+    check_floating("similarity", similarity)
+    if labels is None and gallery_labels is not None:
+        raise ValueError("gallery_labels needs labels, the classes of the queries")
+    if relevant is not None and labels is not None:
+        raise ValueError("relevant and labels both say what is right: give one of them")
+    other_gallery = gallery_labels is not None or relevant is not None
+    if similarity.ndim != 2 or not similarity.numel():
+        sizes = "(n, m) with both at least 1" if other_gallery else "(n, n)"
+        raise ValueError(f"similarity must have shape {sizes}, got {shape(similarity)}")
+    queries, items = similarity.shape
+    if queries != items and not other_gallery:
+        raise ValueError(
+            f"similarity must have shape (n, n), got {shape(similarity)}; with another gallery, "
+            "say what is right by relevant, or by labels and gallery_labels"
+        )
+    if queries != items and exclude_self:
+        raise ValueError(
+            "exclude_self=True needs a similarity of shape (n, n), in which item i is query i's "
+            f"own pair, got {shape(similarity)}"
+        )
+    check_finite("similarity", similarity)
+    if relevant is not None:
+        if not isinstance(relevant, Tensor) or relevant.dtype != torch.bool:
+            raise TypeError(f"relevant must be a boolean tensor, got {_kind(relevant)}")
+        _check_same_shape("relevant", relevant, "similarity", similarity)
+    elif labels is not None:
         check_labels(labels, "similarity", similarity)
+        if gallery_labels is not None:
+            _check_gallery_labels(gallery_labels, similarity)
     elif exclude_self:
         raise ValueError(
             "exclude_self=True needs labels: without them the own pair is all there is to find"
         )
-    return check_lengths(k)
+
+
+def _check_gallery_labels(labels: Tensor, similarity: Tensor) -> None:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"gallery_labels must be an integer tensor, got {_kind(labels)}")
+    if labels.shape != similarity.shape[1:]:
+        raise ValueError(
+            "gallery_labels must have one entry for each column of similarity, "
+            f"got shapes {shape(labels)} and {shape(similarity)}"
+        )
 
 
 def _check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
