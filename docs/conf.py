@@ -261,21 +261,28 @@ EVALUATORS = {
     "ssltie": "SSL-TIE: test",
     "alignment": "SSL-Alignment: other models, and other sets than VGG-SS",
     "alignment-adaptive": "the same, adaptive",
-    "alignment-vggss": "SSL-Alignment: its own model and LVS on VGG-SS",
+    "alignment-vggss": "SSL-Alignment: its own model and LVS on VGG-SS, SSL-TIE everywhere",
     "alignment-vggss-adaptive": "the same, adaptive",
 }
+COMPARED = {True: "`>=`", False: "`>`", "maximum": "`>`, or equal to the maximum"}
 THRESHOLDS = {"half": "half", "area": "object", "fixed": "0.5"}
 
 
 def protocol_table() -> str:
     """Return the published protocols as Markdown; one that has no evaluator is an error."""
-    rows = [["name", "evaluator", "resized", "compared", "threshold"]]
+    rows = [["name", "evaluator", "resized", "object map", "compared", "threshold"]]
     for name, rules in metrics.PROTOCOLS.items():
-        resized = f"{rules.mode}, corners {'aligned' if rules.align_corners else 'not aligned'}"
-        compared = "`>=`" if rules.inclusive else "`>`"
+        resized = resizing(rules.mode, rules.align_corners)
+        objects = resizing(rules.object_mode, rules.object_align_corners)
+        same = "the same" if objects == resized else objects
+        compared = COMPARED[rules.inclusive]
         threshold = THRESHOLDS[str(rules.threshold)]
-        rows.append([f"`{name}`", EVALUATORS[name], resized, compared, threshold])
+        rows.append([f"`{name}`", EVALUATORS[name], resized, same, compared, threshold])
     return markdown_table(rows).replace("---:", "---")
+
+
+def resizing(mode: str, align_corners: bool) -> str:
+    return f"{mode}, corners {'aligned' if align_corners else 'not aligned'}"
 
 
 def markdown_table(rows: list[list[str]]) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 import avcontrast
+from avcontrast import metrics
 from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.models.encoders import ResNet18
@@ -77,6 +78,12 @@ def caption(
     ]
     if tested.objects is not None:
         lines.append(f"mix: {1 - options.object_share:g} model + {options.object_share:g} OGL")
+    flat = int(metrics.flat_maps(tested.maps).sum())
+    if flat:
+        lines.append(
+            f"{flat} of the {len(tested.maps)} maps of the model are flat and point nowhere: what "
+            "they score is made of ties and rounding"
+        )
     return "\n".join(lines)
 
 

@@ -12,6 +12,9 @@ BOXES = torch.tensor([[60, 50, 160, 150], [80, 70, 180, 170], [0, 0, 10, 10]], d
 def published_ciou(values, gt, position, inclusive):
     """The definition, pixel by pixel, on flat lists of numbers."""
     cut = sorted(values)[position]
+    if inclusive == "maximum":
+        negative = max(values) == min(values) < 0
+        inclusive = cut == max(values) and not negative
     hits = false_positives = 0.0
     for value, weight in zip(values, gt, strict=True):
         if value > cut or (inclusive and value == cut):

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from metric_cases import RULES, random_case
@@ -102,6 +104,18 @@ class TestErrors:
                     "between 0 and 1, got ",
                 )
                 for threshold in ("median", 0.0, 1.0, 1, 75, True, float("nan"), None)
+            ],
+            *[
+                (
+                    lambda call=call: call(inclusive="most"),
+                    ValueError,
+                    "inclusive must be True, False or 'maximum', got 'most'",
+                )
+                for call in (
+                    partial(metrics.consensus_iou, MAPS, MAPS),
+                    partial(metrics.ciou_ceiling, MAPS),
+                    partial(metrics.mask_iou, MAPS, MAPS, "half"),
+                )
             ],
             (
                 lambda: metrics.ciou_ceiling(MAPS, "full"),
@@ -293,6 +307,13 @@ def test_cuda_gives_the_same_numbers_as_the_cpu(generator, threshold):
             metrics.ground_truth_map(torch.tensor([[0.1, 0.2, 0.7, 0.9]], device=device), 32),
             *metrics.recall_at_k(s).values(),
             *metrics.recall_at_k(s, labels.to(device), exclude_self=True).values(),
+            *metrics.relevant_found_at_k(s, relevant=s > 0).values(),
+            metrics.retrieval_ranks(s[:7], relevant=s[:7] > 0),
+            metrics.median_rank(s),
+            metrics.mean_rank(s),
+            metrics.mean_reciprocal_rank(s),
+            metrics.r_precision(s, labels.to(device), exclude_self=True),
+            metrics.flat_maps(m),
         ]
         assert all(result.device.type == device for result in results)
         return [result.cpu() for result in results]

@@ -10,7 +10,7 @@ from processes import Cluster
 from torchmetrics import MetricCollection
 
 from avcontrast import metrics
-from avcontrast.metrics import PROTOCOLS, _numerics, accumulators, protocols
+from avcontrast.metrics import PROTOCOLS, _numerics, protocols
 from avcontrast.metrics.accumulators import LocalizationMetric, MaskMetric, SilenceMetric
 
 METRICS = {
@@ -84,6 +84,18 @@ def test_silence_is_that_of_the_functions(size):
     assert_same(found, expected, ("success", "accuracy"))
 
 
+@pytest.mark.parametrize("name", ["LocalizationMetric", "SilenceMetric"])
+def test_flat_maps_are_counted_over_all_batches(name):
+    arguments = samples(name)
+    arguments[0][[2, 3, 20]] = 0.5
+    metric = fill(METRICS[name](), arguments, 5)
+    with pytest.warns(UserWarning, match="^3 of 23 maps are flat: ") as warned:
+        metric.compute()
+    assert len(warned) == 1
+    metric.reset()
+    fill(metric, [part[4:20] for part in arguments], 5).compute()
+
+
 def test_silence_resizes_each_map_once(monkeypatch):
     resized = []
 
@@ -92,10 +104,22 @@ def test_silence_resizes_each_map_once(monkeypatch):
         return upsample(maps, *settings)
 
     upsample = metrics.upsample
-    for module in (accumulators, protocols):
-        monkeypatch.setattr(module, "upsample", spy)
+    monkeypatch.setattr(protocols, "upsample", spy)
     SilenceMetric().update(*samples("SilenceMetric"))
     assert resized == [23]
+
+
+@pytest.mark.parametrize("name", ["LocalizationMetric", "SilenceMetric"])
+def test_protocols_that_take_cosines_refuse_others(name):
+    metric = METRICS[name]("slavc-test-absolute")
+    arguments = samples(name)
+    fill(metric, (arguments[0] - 1, *arguments[1:]), 8)
+    expected = metrics.localization_ciou(arguments[0] - 1, arguments[1], "slavc-test-absolute")
+    seen = arguments[2] if name == "SilenceMetric" else slice(None)
+    figure = "success" if name == "SilenceMetric" else "model_success"
+    assert metric.compute()[figure] == metrics.success_rate(expected[seen])
+    with pytest.raises(ValueError, match=r"maps must be cosines in \[-1, 1\] .* in 23 of 23 maps"):
+        metric.update(arguments[0] + 1, *arguments[1:])
 
 
 def test_success_of_each_size():
@@ -103,7 +127,7 @@ def test_success_of_each_size():
     gt_maps[0, :20, :40] = 1
     gt_maps[1, :33, :32] = 1
     gt_maps[2, :32, :32] = 1
-    maps = torch.cat([gt_maps[:2], 1 - gt_maps[2:]])
+    maps = 0.8 * torch.cat([gt_maps[:2], 1 - gt_maps[2:]]) - 0.4
     metric = SilenceMetric(PROTOCOLS["slavc-test-absolute"]._replace(mode="nearest"))
     metric.update(maps, gt_maps, torch.tensor([True, True, True]))
     found = metric.compute()

@@ -77,6 +77,8 @@ class TestConsensusIoU:
             (0.29, True, 71),
             (0.999, True, 1),
             (0.999, False, 0),
+            (0.999, "maximum", 1),
+            (0.75, "maximum", 24),
             (1 - 1e-12, True, 1),
             (0.001, True, 100),
             (np.float32(0.75), True, 25),
@@ -102,7 +104,7 @@ class TestConsensusIoU:
         ciou = metrics.consensus_iou(maps[None], gt[None], "area", inclusive=inclusive)
         assert ciou.item() == (8 - missing) / 8
 
-    @pytest.mark.parametrize("inclusive", [True, False])
+    @pytest.mark.parametrize("inclusive", [True, False, "maximum"])
     @pytest.mark.parametrize("threshold", RULES)
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 14), (16, 16)])
     @pytest.mark.parametrize("values", ["distinct", "tied", "infinite"])
@@ -121,6 +123,19 @@ class TestConsensusIoU:
         gt = box_map(4, 8, (0, 0, 2, 4))[None]
         assert metrics.consensus_iou(torch.zeros(1, 4, 8), gt).item() == 0.25
         assert metrics.consensus_iou(torch.zeros(1, 4, 8), gt, inclusive=False).item() == 0
+        for value, expected in ((0.0, 0.25), (0.7, 0.25), (-0.7, 0)):
+            flat = torch.full((1, 4, 8), value)
+            for threshold in ("half", 0.75, "area"):
+                ciou = metrics.consensus_iou(flat, gt, threshold, inclusive="maximum")
+                assert ciou.item() == expected
+
+    def test_a_fixed_threshold_that_is_the_maximum(self):
+        gt = torch.ones(1, 2, 2)
+        maps = torch.tensor([[[0.5, 0.5], [0.1, 0.5]]])
+        assert metrics.consensus_iou(maps, gt, "fixed", inclusive="maximum").item() == 0.75
+        assert metrics.consensus_iou(maps - 0.1, gt, "fixed", inclusive="maximum").item() == 0
+        maps[0, 0, 0] = 0.6
+        assert metrics.consensus_iou(maps, gt, "fixed", inclusive="maximum").item() == 0.25
 
     @pytest.mark.parametrize("inclusive", [True, False])
     @pytest.mark.parametrize("threshold", RULES)
@@ -303,8 +318,8 @@ class TestCIoUCeiling:
         gt = metrics.ground_truth_map([(0, 0, 1, share)], (20, 30), consensus=2)[None]
         assert metrics.ciou_ceiling(gt, "area").item() == 1
 
-    @pytest.mark.parametrize("inclusive", [True, False])
-    @pytest.mark.parametrize("threshold", ["half", "area", 0.75, 0.2])
+    @pytest.mark.parametrize("inclusive", [True, False, "maximum"])
+    @pytest.mark.parametrize("threshold", ["half", "area", 0.75, 0.2, 0.9])
     @pytest.mark.parametrize("size", [(1, 6), (2, 3)])
     def test_is_the_best_of_all_rankings(self, generator, size, threshold, inclusive):
         rankings = torch.tensor(list(itertools.permutations(range(6))))

@@ -11,6 +11,23 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+class TestFlatMaps:
+    def test_one_value_up_to_rounding(self):
+        maps = torch.full((6, 3, 4), 0.3)
+        maps[1] = 0
+        maps[2] += 1e-8 * torch.rand(3, 4)
+        maps[3, 0, 0] += 1e-5
+        maps[4, 0, 0] = float("nan")
+        maps[5] = float("inf")
+        assert metrics.flat_maps(maps).tolist() == [True, True, True, False, False, False]
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_the_smallest_difference_of_a_dtype(self, dtype):
+        maps = torch.ones(2, 2, 2, dtype=dtype)
+        maps[1, 0, 0] += 16 * torch.finfo(dtype).eps
+        assert metrics.flat_maps(maps).tolist() == [True, False]
+
+
 class TestUpsample:
     @pytest.mark.parametrize(
         ("mode", "align_corners", "row"),

@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,22 +8,23 @@ import torch.nn.functional as F
 from avcontrast import metrics
 from avcontrast.metrics import PROTOCOLS, Protocol, _numerics
 
-# The evaluators as released: (mode, align_corners, inclusive, threshold).
+# The evaluators as released: (mode, align_corners, inclusive, threshold), then mode and
+# align_corners of object maps, and what the maps hold.
 PUBLISHED = {
-    "ezvsl-test": ("bilinear", True, True, "half"),
-    "ezvsl-train": ("bicubic", False, True, "half"),
-    "fnac-test": ("bilinear", True, True, "half"),
-    "fnac-test2": ("bicubic", False, True, "half"),
-    "fnac-train": ("bicubic", False, True, "half"),
-    "slavc-test": ("bicubic", True, True, "half"),
-    "slavc-test-absolute": ("bicubic", True, True, "fixed"),
-    "slavc-train": ("bicubic", False, True, "half"),
-    "lvs": ("bilinear", False, False, "half"),
-    "ssltie": ("bilinear", False, False, "half"),
-    "alignment": ("bilinear", True, False, "half"),
-    "alignment-adaptive": ("bilinear", True, False, "area"),
-    "alignment-vggss": ("bilinear", False, False, "half"),
-    "alignment-vggss-adaptive": ("bilinear", False, False, "area"),
+    "ezvsl-test": ("bilinear", True, True, "half", "bilinear", True, "any"),
+    "ezvsl-train": ("bicubic", False, True, "half", "bilinear", True, "any"),
+    "fnac-test": ("bilinear", True, True, "half", "bilinear", True, "any"),
+    "fnac-test2": ("bicubic", False, True, "half", "bilinear", True, "any"),
+    "fnac-train": ("bicubic", False, True, "half", "bilinear", True, "any"),
+    "slavc-test": ("bicubic", True, True, "half", "bicubic", True, "any"),
+    "slavc-test-absolute": ("bicubic", True, True, "fixed", "bicubic", True, "cosine"),
+    "slavc-train": ("bicubic", False, True, "half", "bicubic", True, "any"),
+    "lvs": ("bilinear", False, "maximum", "half", "bilinear", False, "any"),
+    "ssltie": ("bilinear", False, "maximum", "half", "bilinear", False, "any"),
+    "alignment": ("bilinear", True, False, "half", "bilinear", True, "any"),
+    "alignment-adaptive": ("bilinear", True, False, "area", "bilinear", True, "any"),
+    "alignment-vggss": ("bilinear", False, False, "half", "bilinear", False, "any"),
+    "alignment-vggss-adaptive": ("bilinear", False, False, "area", "bilinear", False, "any"),
 }
 
 
@@ -34,7 +36,7 @@ def generator():
 @pytest.fixture
 def batch(generator):
     """Small maps, and boxes of all sizes, some with half weights; one of them is empty."""
-    maps = torch.rand(12, 5, 6, generator=generator)
+    maps = torch.rand(12, 5, 6, generator=generator) * 1.6 - 0.7
     gt_maps = torch.zeros(12, 17, 22)
     for i, gt in enumerate(gt_maps[1:]):
         gt[i : i + 1 + i // 2, : 2 * i + 2] = 1 - 0.5 * (i % 3 == 0)
@@ -43,13 +45,15 @@ def batch(generator):
 
 
 def loop_ciou(values, gt, rules):
-    _, _, inclusive, threshold = rules
+    _, _, inclusive, threshold, *_ = rules
     foreground = sum(weight > 0 for weight in gt)
     index = len(values) - foreground if threshold == "area" and foreground else len(values) // 2
     cut = 0.5 if threshold == "fixed" else sorted(values)[index]
+    negative = max(values) == min(values) < 0
+    includes_maximum = inclusive == "maximum" and cut == max(values) and not negative
     hits = false_positives = 0.0
     for value, weight in zip(values, gt):
-        if value > cut or (inclusive and value == cut):
+        if value > cut or (value == cut and (inclusive is True or includes_maximum)):
             hits += weight
             false_positives += weight == 0
     union = sum(gt) + false_positives
@@ -61,6 +65,8 @@ def loop_scores(maps, gt_maps, rules):
     resized = F.interpolate(
         maps[:, None], gt_maps.shape[1:], mode=mode, align_corners=align_corners
     )
+    if rules[-1] == "cosine":
+        resized = (resized + 1) / 2
     return torch.tensor(
         [
             loop_ciou(values.flatten().tolist(), gt.flatten().tolist(), rules)
@@ -76,15 +82,17 @@ def test_table_is_that_of_the_released_code():
 
 def test_table_in_the_text_is_the_one_in_the_code():
     rows = re.findall(
-        r'^``"([\w-]+)"``(?: \(the default\))? +(\w+) +(True|False) +(True|False) +(\w+)$',
+        r'^``"([\w-]+)"``(?: \(the default\))? +(\w+) +(True|False) +(\w+), (True|False) '
+        r"+(True|False|maximum) +(\w+)$",
         metrics.__doc__,
         flags=re.MULTILINE,
     )
+    words = {"True": True, "False": False, "maximum": "maximum"}
     written = {
-        name: (mode, corners == "True", inclusive == "True", threshold)
-        for name, mode, corners, inclusive, threshold in rows
+        name: (mode, words[corners], words[inclusive], threshold, objects, words[aligned])
+        for name, mode, corners, objects, aligned, inclusive, threshold in rows
     }
-    assert written == PUBLISHED
+    assert written == {name: rules[:6] for name, rules in PUBLISHED.items()}
 
 
 def test_table_cannot_be_changed():
@@ -104,10 +112,12 @@ def test_scores_agree_with_a_loop_over_the_definition(batch, name):
 
 def test_protocols_that_differ_give_other_scores(batch):
     scores = {
-        rules: tuple(metrics.localization_ciou(*batch, name).tolist())
+        rules[:4]: tuple(metrics.localization_ciou(*batch, name).tolist())
         for name, rules in PROTOCOLS.items()
     }
-    assert len(set(scores.values())) == len(scores) == 8
+    assert len(scores) == 9
+    # LVS differs from SSL-Alignment on VGG-SS in maps with ties alone.
+    assert len(set(scores.values())) == 8
 
 
 def test_default_is_the_test_of_ezvsl(batch):
@@ -127,8 +137,10 @@ def test_own_protocol(batch):
 @pytest.mark.parametrize("name", ["ezvsl-test", "lvs", "slavc-test-absolute", "alignment-adaptive"])
 def test_scores_are_those_of_the_functions(batch, name):
     maps, gt_maps = batch
-    mode, align_corners, inclusive, threshold = PROTOCOLS[name]
+    mode, align_corners, inclusive, threshold, *_ = PROTOCOLS[name]
     heat = metrics.upsample(maps, gt_maps.shape[1:], mode, align_corners)
+    if name == "slavc-test-absolute":
+        heat = (heat + 1) / 2
     disc = metrics.centre_disc(gt_maps.shape[1:]).expand_as(gt_maps)
     scores = metrics.localization_scores(maps, gt_maps, name)
     rules = {"threshold": threshold, "inclusive": inclusive}
@@ -156,7 +168,7 @@ def test_groups_of_similar_rank_do_not_show(generator):
     gt_maps = torch.zeros(80, 90)
     for i, gt in enumerate(gt_maps):
         gt[: 1 + (37 * i) % 90] = 1
-    rules = ("bilinear", True, True, "area")
+    rules = PROTOCOLS["alignment-adaptive"]._replace(inclusive=True)
     expected = loop_scores(maps, gt_maps.view(80, 9, 10), rules)
     ciou = metrics.consensus_iou(maps, gt_maps.view(80, 9, 10), "area")
     torch.testing.assert_close(ciou, expected, atol=1e-14, rtol=0)
@@ -192,7 +204,125 @@ class TestFixedThreshold:
         assert metrics.consensus_iou((gt_maps > 0).float(), gt_maps, "fixed").tolist() == [0, 1]
 
 
-MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
+def lvs_ciou(heat, gt):
+    """The test script of LVS, on a resized map."""
+
+    def scaled(values):
+        low, high = values.min(), values.max()
+        return (values - low) / (high - low) if high != low else values
+
+    predicted = 1 - scaled(-heat)
+    cut = np.sort(predicted, axis=None)[predicted.size // 2]
+    predicted[predicted > cut] = 1
+    predicted[predicted < 1] = 0
+    found = predicted >= 0.5
+    return (found * gt).sum() / (gt.sum() + (found & (gt == 0)).sum())
+
+
+class TestCollapsedMaps:
+    """More than half of the pixels share the maximum."""
+
+    @pytest.fixture
+    def plateaus(self):
+        maps = torch.full((7, 7, 7), 0.25)
+        maps[0, 3, 3] = 0
+        maps[1, :2] = -0.5
+        maps[2, :3] = -0.5
+        maps[3, :4] = -0.5  # the maximum has less than half of the pixels
+        maps[4] -= 0.5  # below 0 everywhere
+        maps[4, 0, 0] = -0.75
+        maps[5, 2:5, 2:5] = torch.arange(9.0).view(3, 3) / 40
+        maps[6, ::2] = 0.125
+        return maps
+
+    @pytest.mark.parametrize("name", ["lvs", "ssltie"])
+    def test_plateaus_score_as_in_the_released_code(self, plateaus, name):
+        gt = metrics.ground_truth_map([(0.1, 0.2, 0.7, 0.9)], 224)
+        heat = metrics.upsample(plateaus, 224, align_corners=False)
+        expected = [lvs_ciou(values.numpy(), gt.numpy()) for values in heat]
+        ciou = metrics.localization_ciou(plateaus, gt.expand(7, 224, 224), name)
+        assert ciou.tolist() == pytest.approx(expected, abs=1e-12)
+        assert (ciou > 0.1).all()
+        strict = PROTOCOLS["lvs"]._replace(inclusive=False)
+        assert (metrics.localization_ciou(plateaus, gt.expand(7, 224, 224), strict) == 0).sum() == 5
+
+    @pytest.mark.filterwarnings("ignore:.* maps are flat")
+    @pytest.mark.parametrize("value", [0.0, 0.3, 1.0, -0.3])
+    def test_flat_maps_score_as_in_the_released_code(self, value):
+        """All of them but those below 0, which the code does not scale and finds to be below 1."""
+        maps, gt_maps = torch.full((1, 7, 7), value), torch.ones(1, 224, 224)
+        expected = lvs_ciou(np.full((224, 224), value, dtype=np.float32), gt_maps[0].numpy())
+        assert expected == (value >= 0)
+        for name in ("lvs", "ssltie"):
+            assert metrics.localization_ciou(maps, gt_maps, name).item() == expected
+            assert metrics.localization_scores(maps, gt_maps, name).ciou.item() == expected
+        for name in ("alignment-vggss", "alignment-vggss-adaptive"):
+            assert metrics.localization_ciou(maps, gt_maps, name).item() == 0
+
+    def test_a_hole_in_the_centre(self):
+        maps = torch.ones(1, 7, 7)
+        maps[0, 3, 3] = 0
+        ciou = metrics.localization_ciou(maps, torch.ones(1, 224, 224), "lvs")
+        assert ciou.item() == pytest.approx(0.918, abs=5e-4)
+
+    @pytest.mark.parametrize("name", PROTOCOLS)
+    def test_a_warning_says_how_many_are_flat(self, batch, name):
+        maps, gt_maps = batch
+        maps[3], maps[7] = 0.1, -0.2
+        maps[7] += 1e-9 * torch.arange(30.0).view(5, 6)
+        for function in (metrics.localization_ciou, metrics.localization_scores):
+            with pytest.warns(UserWarning, match="^2 of 12 maps are flat: ") as warned:
+                function(maps, gt_maps, name)
+            assert len(warned) == 1
+            assert warned[0].filename == __file__
+
+
+class TestCosines:
+    def test_slavc_takes_them_on_its_own_scale(self, batch):
+        maps, gt_maps = batch
+        scores = metrics.upsample((maps + 1) / 2, gt_maps.shape[1:], "bicubic")
+        expected = metrics.consensus_iou(scores, gt_maps, "fixed")
+        for name in ("slavc-test-absolute", PROTOCOLS["slavc-test-absolute"]):
+            ciou = metrics.localization_ciou(maps, gt_maps, name)
+            torch.testing.assert_close(ciou, expected, atol=1e-12, rtol=0)
+            scored = metrics.localization_scores(maps, gt_maps, name).ciou
+            assert torch.equal(scored, ciou)
+        raw = metrics.localization_ciou(maps, gt_maps, Protocol("bicubic", threshold="fixed"))
+        assert (raw - ciou).abs().max() > 0.2
+
+    def test_fixed_thresholds_of_one_s_own_take_values_as_they_are(self, batch):
+        maps, gt_maps = batch
+        own = Protocol(threshold="fixed")
+        expected = metrics.consensus_iou(
+            metrics.upsample(maps, gt_maps.shape[1:]), gt_maps, "fixed"
+        )
+        assert torch.equal(metrics.localization_ciou(maps, gt_maps, own), expected)
+
+    @pytest.mark.parametrize("function", [metrics.localization_ciou, metrics.localization_scores])
+    def test_other_values_are_refused(self, batch, function):
+        maps, gt_maps = batch
+        maps[3, 0, 0], maps[5, 2, 2], maps[5, 1, 1] = 1.25, -2, 1.5
+        with pytest.raises(
+            ValueError,
+            match=r"maps must be cosines in \[-1, 1\] for a protocol that takes them, "
+            "got values from -2 to 1.5 in 2 of 12 maps",
+        ):
+            function(maps, gt_maps, "slavc-test-absolute")
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+    def test_rounding_beyond_one_is_not(self, batch, dtype):
+        maps, gt_maps = batch[0].to(dtype), batch[1]
+        maps[0, 0, 0] = 1 + 4 * torch.finfo(dtype).eps
+        metrics.localization_ciou(maps, gt_maps, "slavc-test-absolute")
+
+    @pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "slavc-test-absolute"])
+    def test_other_protocols_see_the_order_alone(self, batch, name):
+        maps, gt_maps = batch[0].double(), batch[1]
+        expected = metrics.localization_ciou(maps, gt_maps, name)
+        assert torch.equal(metrics.localization_ciou(maps / 0.03125, gt_maps, name), expected)
+
+
+MAPS, GT = torch.rand(2, 7, 7), torch.zeros(2, 16, 16)
 
 
 @pytest.mark.parametrize("function", [metrics.localization_ciou, metrics.localization_scores])
@@ -216,9 +346,24 @@ MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
             "mode must be 'bilinear', 'bicubic' or 'nearest', got 'area'",
         ),
         (
+            (MAPS, GT, Protocol(object_mode="cubic")),
+            ValueError,
+            "object_mode must be 'bilinear', 'bicubic' or 'nearest', got 'cubic'",
+        ),
+        (
             (MAPS, GT, Protocol(threshold=2.0)),
             ValueError,
             r"threshold must be 'half', 'area', 'fixed' or a number .*, got 2\.0",
+        ),
+        (
+            (MAPS, GT, Protocol(inclusive="both")),
+            ValueError,
+            "inclusive must be True, False or 'maximum', got 'both'",
+        ),
+        (
+            (MAPS, GT, Protocol(values="logit")),
+            ValueError,
+            "values must be 'any' or 'cosine', got 'logit'",
         ),
         (
             (MAPS[:1], GT),
@@ -232,7 +377,7 @@ MAPS, GT = torch.zeros(2, 7, 7), torch.zeros(2, 16, 16)
             "maps and gt_maps must be on the same device, got cpu and meta",
         ),
         (
-            (torch.stack([MAPS[0], MAPS[0].log()]), GT),
+            (torch.stack([MAPS[0], MAPS[0] / 0]), GT),
             ValueError,
             "maps must be finite, got NaN or infinite values in 1 of 2 maps",
         ),

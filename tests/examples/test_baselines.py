@@ -15,7 +15,7 @@ PIXELS = 224 * 224
 RULES = {
     "ezvsl-test": ("half", True),
     "slavc-test": ("half", True),
-    "lvs": ("half", False),
+    "lvs": ("half", "maximum"),
     "alignment-adaptive": ("area", False),
 }
 
@@ -86,7 +86,9 @@ def plain_ciou(heat, truth, rule, inclusive):
     area = int(truth.sum())
     rank = PIXELS // 2 if rule == "half" or area == 0 else PIXELS - area
     cut = sorted(heat.ravel().tolist())[rank]
-    found = heat >= cut if inclusive else heat > cut
+    found = heat >= cut if inclusive is True else heat > cut
+    if inclusive == "maximum":
+        found |= heat == heat.max()  # none of these maps is flat and below 0
     union = truth.sum() + (found & (truth == 0)).sum()
     return float((truth * found).sum() / union) if union else 0.0
 
@@ -94,7 +96,7 @@ def plain_ciou(heat, truth, rule, inclusive):
 def plain_ceiling(truth, rule, inclusive):
     area = int(truth.sum())
     count = area if rule == "area" and area else PIXELS // 2
-    count -= not inclusive
+    count -= inclusive is not True
     return min(area, count) / max(area, count) if area else 0.0
 
 
@@ -139,15 +141,17 @@ def test_every_figure_is_that_of_a_plain_loop(run):
 def test_figures_that_can_be_worked_out_by_hand(run):
     """The upper half, an eighth, the whole image and a quarter, under the half-image threshold."""
     boxes = [[0, 0, 1, 0.5]], [[0, 0, 0.5, 0.25]], [[0, 0, 1, 1]], [[0, 0, 0.5, 0.5]]
-    _, printed, _ = run(boxes, "--protocols", "ezvsl-test", "lvs")
+    _, printed, _ = run(boxes, "--protocols", "ezvsl-test", "lvs", "alignment")
     table = figures(printed)["ezvsl-test"]
     # The best map: 1, 1/4, 1/2 and 1/2. Predicting everything: a half, an eighth, one, a quarter.
     success, _, mean = table["best possible map"]
     assert (success, mean) == (75, pytest.approx(100 * (1 + 0.25 + 0.5 + 0.5) / 4, abs=0.005))
     success, _, mean = table["constant map"]
     assert (success, mean) == (50, pytest.approx(100 * (0.5 + 0.125 + 1 + 0.25) / 4, abs=0.01))
+    # LVS keeps what equals the maximum.
+    assert figures(printed)["lvs"]["constant map"] == table["constant map"]
     # Under > a constant map predicts nothing: only the bar of 0 is reached, half a step of 0.05.
-    assert figures(printed)["lvs"]["constant map"] == [0, 2.5, 0]
+    assert figures(printed)["alignment"]["constant map"] == [0, 2.5, 0]
     assert "4 clips of 3 classes, 4 with one box, 0 whose boxes cover nothing" in printed
     assert "mean 46.88%, median 37.50%; below a quarter 25.00%" in printed
     # 32^2, 96^2 and 144^2 pixels lie between 0.02, 0.18, 0.41 of the image.

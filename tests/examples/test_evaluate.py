@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import evaluate
 import numpy as np
@@ -182,6 +183,26 @@ def test_fixed_thresholds_see_the_scale_of_slavc():
     torch.testing.assert_close(maps["model"], (cosines + 1) / 2)
     torch.testing.assert_close(maps["ogl"], objects / 2.5)
     torch.testing.assert_close(maps["mix"], 0.75 * maps["model"] + 0.25 * maps["ogl"])
+
+
+def test_the_caption_says_how_many_maps_are_flat():
+    maps, _ = small_maps()
+    tested = SimpleNamespace(
+        visible=torch.ones(3).bool(), skipped=[], rows=torch.arange(3), objects=None, maps=maps
+    )
+    what = (
+        SimpleNamespace(epoch=2),
+        SimpleNamespace(labelled=SimpleNamespace(silent=())),
+        tested,
+        SimpleNamespace(checkpoint="best.ckpt", dataset="flickr", protocol="lvs"),
+    )
+    first, second = evaluate.caption(*what).splitlines()
+    assert first == "best.ckpt (epoch 2), flickr: 3 pairs"
+    expected = "lvs (bilinear, corners not aligned, > or the maximum, half of the image)"
+    assert second == expected
+    maps[1:] = 0.4
+    third = evaluate.caption(*what).splitlines()[2]
+    assert third.startswith("2 of the 3 maps of the model are flat and point nowhere: ")
 
 
 def test_the_gallery_ranks_by_ciou():

@@ -46,7 +46,7 @@ def object_maps(network: ResNet18, images: Tensor) -> Tensor:
 
 def mixes_absolute(protocol: str) -> bool:
     """Return whether a protocol mixes the maps in a scale that all images share."""
-    return protocol.startswith("slavc-test")
+    return protocol.startswith("slavc")
 
 
 def heat_maps(
@@ -59,14 +59,14 @@ def heat_maps(
 ) -> dict[str, Tensor]:
     """Return what is scored: the model's map and, with object maps, those and the mix.
 
-    EZ-VSL and FNAC stretch both maps to [0, 1] at full resolution before they mix them; SLAVC
-    brings them to a common scale instead. Object maps are always resized as EZ-VSL does.
+    EZ-VSL, FNAC and SSL-Alignment stretch both maps to [0, 1] at full resolution before they mix
+    them; SLAVC brings them to a common scale instead.
 
     Args:
         cosines: Maps of the model, [b, h, w].
         objects: Object maps, [b, h, w].
         size: Of the ground truth.
-        protocol: Name of the protocol.
+        protocol: Name of the protocol, which says how either map is resized.
         object_share: Weight of the object map in the mix; that of the model is the rest.
 
     Returns:
@@ -79,7 +79,7 @@ def heat_maps(
         model = (model + 1) / 2
     if objects is None:
         return {"model": model}
-    ogl = metrics.upsample(objects, size)
+    ogl = metrics.upsample(objects, size, rules.object_mode, rules.object_align_corners)
     if absolute:
         ogl = ogl / _SLAVC_SCALE
         parts = model, ogl

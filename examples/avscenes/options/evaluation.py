@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--object-share",
         type=_SHARE,
-        help="weight of the object map in the mix (default: 0.6; 0.1 under slavc-test protocols)",
+        help="weight of the object map in the mix (default: 0.6; 0.1 under SLAVC's protocols)",
     )
     add("--batch-size", type=_COUNT, help="pairs that are encoded at a time")
     add(

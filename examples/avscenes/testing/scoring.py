@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avcontrast import metrics
 from avcontrast.metrics import Protocol
-from avcontrast.metrics.localization import Threshold
+from avcontrast.metrics.localization import Inclusive, Threshold
 
 # Beside the model: its object map, the mix with it, the baseline, the best possible map, and
 # pixels in random order.
@@ -65,14 +65,14 @@ def score(
     return {name: column.cpu() for name, column in columns.items()}
 
 
-def _mask_iou(heat: Tensor, truth: Tensor, threshold: Threshold, inclusive: bool) -> Tensor:
+def _mask_iou(heat: Tensor, truth: Tensor, threshold: Threshold, inclusive: Inclusive) -> Tensor:
     if threshold == "fixed":
         # Bicubic maps may leave the range that this rule asks for, far away from its 0.5.
         heat = heat.clamp(0, 1)
     return metrics.mask_iou(heat, truth, threshold, inclusive)
 
 
-def _left_out(truth: Tensor, threshold: Threshold, inclusive: bool) -> Tensor:
+def _left_out(truth: Tensor, threshold: Threshold, inclusive: Inclusive) -> Tensor:
     """Return what any map without ties scores where a mask is empty."""
     ramp = torch.linspace(0, 0.49, truth[0].numel(), device=truth.device).view(truth.shape[1:])
     return metrics.mask_iou(ramp.expand_as(truth), truth, threshold, inclusive)

@@ -80,5 +80,5 @@ def describe(protocol: str) -> str:
     """Return the name of a protocol and what it does."""
     rules = metrics.PROTOCOLS[protocol]
     corners = "corners aligned" if rules.align_corners else "corners not aligned"
-    sign = ">=" if rules.inclusive else ">"
+    sign = {True: ">=", False: ">", "maximum": "> or the maximum"}[rules.inclusive]
     return f"{protocol} ({rules.mode}, {corners}, {sign}, {_THRESHOLDS[str(rules.threshold)]})"

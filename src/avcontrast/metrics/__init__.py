@@ -9,27 +9,30 @@ except :func:`upsample`, which is differentiable. Localisation goes in two steps
 Published evaluators agree on the score and differ in how they upsample a map and compare it with
 its threshold. Scores obtained with different rows are not strictly comparable:
 
-==============================  ========  =============  =========  =========
-Name in :data:`PROTOCOLS`       mode      align_corners  inclusive  threshold
-==============================  ========  =============  =========  =========
-``"ezvsl-test"`` (the default)  bilinear  True           True       half
-``"ezvsl-train"``               bicubic   False          True       half
-``"fnac-test"``                 bilinear  True           True       half
-``"fnac-test2"``                bicubic   False          True       half
-``"fnac-train"``                bicubic   False          True       half
-``"slavc-test"``                bicubic   True           True       half
-``"slavc-test-absolute"``       bicubic   True           True       fixed
-``"slavc-train"``               bicubic   False          True       half
-``"lvs"``                       bilinear  False          False      half
-``"ssltie"``                    bilinear  False          False      half
-``"alignment"``                 bilinear  True           False      half
-``"alignment-adaptive"``        bilinear  True           False      area
-``"alignment-vggss"``           bilinear  False          False      half
-``"alignment-vggss-adaptive"``  bilinear  False          False      area
-==============================  ========  =============  =========  =========
+==============================  ========  =============  ===============  =========  =========
+Name in :data:`PROTOCOLS`       mode      align_corners  object map       inclusive  threshold
+==============================  ========  =============  ===============  =========  =========
+``"ezvsl-test"`` (the default)  bilinear  True           bilinear, True   True       half
+``"ezvsl-train"``               bicubic   False          bilinear, True   True       half
+``"fnac-test"``                 bilinear  True           bilinear, True   True       half
+``"fnac-test2"``                bicubic   False          bilinear, True   True       half
+``"fnac-train"``                bicubic   False          bilinear, True   True       half
+``"slavc-test"``                bicubic   True           bicubic, True    True       half
+``"slavc-test-absolute"``       bicubic   True           bicubic, True    True       fixed
+``"slavc-train"``               bicubic   False          bicubic, True    True       half
+``"lvs"``                       bilinear  False          bilinear, False  maximum    half
+``"ssltie"``                    bilinear  False          bilinear, False  maximum    half
+``"alignment"``                 bilinear  True           bilinear, True   False      half
+``"alignment-adaptive"``        bilinear  True           bilinear, True   False      area
+``"alignment-vggss"``           bilinear  False          bilinear, False  False      half
+``"alignment-vggss-adaptive"``  bilinear  False          bilinear, False  False      area
+==============================  ========  =============  ===============  =========  =========
 
 "train" is the validation that chooses an epoch, "fnac-test2" the second of FNAC's two validations,
-and "alignment" what SSL-Alignment does except with its own model and LVS on VGG-SS.
+and "alignment" what SSL-Alignment does except with SSL-TIE, and with its own model and LVS on
+VGG-SS. The object map, which some mix with that of the model, is resized in a way of its own: mode
+and align_corners of it are in the column of that name. "maximum" is ``>`` but for the pixels of a
+threshold that is the maximum of its map.
 
 Read a localisation number beside what :func:`centre_disc` scores and what :func:`ciou_ceiling`
 allows on the same data; :func:`localization_scores` returns all three. For data that come in
@@ -43,7 +46,7 @@ from avcontrast.metrics.false_negatives import (
     expected_false_negatives,
 )
 from avcontrast.metrics.localization import ciou_ceiling, consensus_iou, pointing_accuracy
-from avcontrast.metrics.maps import centre_disc, ground_truth_map, upsample
+from avcontrast.metrics.maps import centre_disc, flat_maps, ground_truth_map, upsample
 from avcontrast.metrics.masks import mask_f_score, mask_iou
 from avcontrast.metrics.protocols import (
     PROTOCOLS,
@@ -53,7 +56,15 @@ from avcontrast.metrics.protocols import (
     localization_scores,
 )
 from avcontrast.metrics.purity import adjacency_purity, neighbour_purity
-from avcontrast.metrics.retrieval import recall_at_k
+from avcontrast.metrics.retrieval import (
+    mean_rank,
+    mean_reciprocal_rank,
+    median_rank,
+    r_precision,
+    recall_at_k,
+    relevant_found_at_k,
+    retrieval_ranks,
+)
 from avcontrast.metrics.silence import (
     AREA_SUBSETS,
     area_subset,
@@ -81,6 +92,7 @@ __all__ = [
     "consensus_iou",
     "expected_false_negatives",
     "f1_at",
+    "flat_maps",
     "ground_truth_map",
     "group_ciou",
     "localization_accuracy",
@@ -90,9 +102,15 @@ __all__ = [
     "mask_f_score",
     "mask_iou",
     "max_f1",
+    "mean_rank",
+    "mean_reciprocal_rank",
+    "median_rank",
     "neighbour_purity",
     "pointing_accuracy",
+    "r_precision",
     "recall_at_k",
+    "relevant_found_at_k",
+    "retrieval_ranks",
     "success_auc",
     "success_rate",
     "upsample",

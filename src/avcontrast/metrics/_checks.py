@@ -110,8 +110,14 @@ def _check_device(maps: Tensor, gt_maps: Tensor, name: str) -> None:
         )
 
 
-def check_paired(maps: Tensor, gt_maps: Tensor) -> None:
-    """Raise unless there is a finite map for each ground truth, on one device."""
+def check_paired(maps: Tensor, gt_maps: Tensor, *, cosines: bool = False) -> int:
+    """Return how many maps are flat, or raise unless there is a finite one for each truth.
+
+    Args:
+        maps: Localisation maps, (n, h, w).
+        gt_maps: Ground truth, (n, H, W).
+        cosines: Whether the maps must lie in [-1, 1], up to rounding.
+    """
     if len(maps) != len(gt_maps):
         raise ValueError(
             "maps and gt_maps must hold the same number of samples, "
@@ -119,17 +125,35 @@ def check_paired(maps: Tensor, gt_maps: Tensor) -> None:
         )
     _check_device(maps, gt_maps, "gt_maps")
     low, high = maps.flatten(1).aminmax(dim=1)
-    broken = len(maps) - int((low.isfinite() & high.isfinite()).sum())
+    finite = low.isfinite() & high.isfinite()
+    # Together, so that an accelerator is waited for once.
+    outside = (low < -1 - _slack(low)) | (high > 1 + _slack(high))
+    counts = torch.stack([(~finite).sum(), flat(low, high).sum(), outside.sum()])
+    broken, level, beyond = counts.tolist()
     if broken:
         raise ValueError(
             f"maps must be finite, got NaN or infinite values in {broken} of {len(maps)} maps"
         )
+    if cosines and beyond:
+        raise ValueError(
+            "maps must be cosines in [-1, 1] for a protocol that takes them, "
+            f"got values from {low.min().item():g} to {high.max().item():g} "
+            f"in {beyond} of {len(maps)} maps"
+        )
+    return int(level)
 
 
-def check_mode(mode: object) -> None:
+def flat(low: Tensor, high: Tensor) -> Tensor:
+    """Return of each map whether its bounds are the same up to the rounding of fp32 or fp64."""
+    # Values in half precision that are unequal differ by more than rounding.
+    eps = min(torch.finfo(torch.float32).eps, torch.finfo(low.dtype).eps)
+    return high - low <= 8 * eps * torch.maximum(low.abs(), high.abs())
+
+
+def check_mode(mode: object, name: str = "mode") -> None:
     """Raise unless ``mode`` is an interpolation of :func:`avcontrast.metrics.upsample`."""
     if mode not in ("bilinear", "bicubic", "nearest"):
-        raise ValueError(f"mode must be 'bilinear', 'bicubic' or 'nearest', got {mode!r}")
+        raise ValueError(f"{name} must be 'bilinear', 'bicubic' or 'nearest', got {mode!r}")
 
 
 def check_no_nan(maps: Tensor) -> None:
@@ -149,6 +173,18 @@ def check_threshold(threshold: object) -> None:
         "threshold must be 'half', 'area', 'fixed' or a number strictly between 0 and 1, "
         f"got {threshold!r}"
     )
+
+
+def check_inclusive(inclusive: object) -> None:
+    """Raise unless ``inclusive`` is one of :func:`avcontrast.metrics.consensus_iou`."""
+    if inclusive not in (True, False, "maximum"):
+        raise ValueError(f"inclusive must be True, False or 'maximum', got {inclusive!r}")
+
+
+def check_values(values: object) -> None:
+    """Raise unless ``values`` is one of :class:`avcontrast.metrics.Protocol`."""
+    if values not in ("any", "cosine"):
+        raise ValueError(f"values must be 'any' or 'cosine', got {values!r}")
 
 
 def check_ciou(ciou: Tensor) -> None:
@@ -230,12 +266,15 @@ def group_numbers(groups: object) -> Tensor:
 def check_cosines(name: str, values: Tensor) -> None:
     """Raise unless all values lie in [-1, 1], up to rounding."""
     low, high = values.aminmax()
-    slack = 8 * torch.finfo(values.dtype).eps
-    if low < -1 - slack or high > 1 + slack:
+    if low < -1 - _slack(values) or high > 1 + _slack(values):
         raise ValueError(
             f"{name} must lie in [-1, 1] for cosines, "
             f"got values from {low.item():g} to {high.item():g}"
         )
+
+
+def _slack(cosines: Tensor) -> float:
+    return 8 * torch.finfo(cosines.dtype).eps
 
 
 def check_labels(labels: Tensor, matching: str, other: Tensor) -> None:
@@ -284,17 +323,56 @@ def check_lengths(k: Iterable[int]) -> list[int]:
 
 
 def check_retrieval(
-    similarity: Tensor, labels: Tensor | None, k: Iterable[int], exclude_self: bool
-) -> list[int]:
-    """Return the lengths of the list, or raise for any argument of the recall."""
-    check_square("similarity", similarity)
-    if labels is not None:
+    similarity: Tensor,
+    labels: Tensor | None,
+    gallery_labels: Tensor | None,
+    relevant: Tensor | None,
+    exclude_self: bool,
+) -> None:
+    """Raise unless it is said once, and only once, which items answer which query."""
+    check_floating("similarity", similarity)
+    if labels is None and gallery_labels is not None:
+        raise ValueError("gallery_labels needs labels, the classes of the queries")
+    if relevant is not None and labels is not None:
+        raise ValueError("relevant and labels both say what is right: give one of them")
+    other_gallery = gallery_labels is not None or relevant is not None
+    if similarity.ndim != 2 or not similarity.numel():
+        sizes = "(n, m) with both at least 1" if other_gallery else "(n, n)"
+        raise ValueError(f"similarity must have shape {sizes}, got {shape(similarity)}")
+    queries, items = similarity.shape
+    if queries != items and not other_gallery:
+        raise ValueError(
+            f"similarity must have shape (n, n), got {shape(similarity)}; with another gallery, "
+            "say what is right by relevant, or by labels and gallery_labels"
+        )
+    if queries != items and exclude_self:
+        raise ValueError(
+            "exclude_self=True needs a similarity of shape (n, n), in which item i is query i's "
+            f"own pair, got {shape(similarity)}"
+        )
+    check_finite("similarity", similarity)
+    if relevant is not None:
+        if not isinstance(relevant, Tensor) or relevant.dtype != torch.bool:
+            raise TypeError(f"relevant must be a boolean tensor, got {_kind(relevant)}")
+        _check_same_shape("relevant", relevant, "similarity", similarity)
+    elif labels is not None:
         check_labels(labels, "similarity", similarity)
+        if gallery_labels is not None:
+            _check_gallery_labels(gallery_labels, similarity)
     elif exclude_self:
         raise ValueError(
             "exclude_self=True needs labels: without them the own pair is all there is to find"
         )
-    return check_lengths(k)
+
+
+def _check_gallery_labels(labels: Tensor, similarity: Tensor) -> None:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        raise TypeError(f"gallery_labels must be an integer tensor, got {_kind(labels)}")
+    if labels.shape != similarity.shape[1:]:
+        raise ValueError(
+            "gallery_labels must have one entry for each column of similarity, "
+            f"got shapes {shape(labels)} and {shape(similarity)}"
+        )
 
 
 def _check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

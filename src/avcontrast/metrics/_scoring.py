@@ -38,12 +38,17 @@ def rows(maps: Tensor) -> Tensor:
     return (maps[:1] if maps.stride(0) == 0 else maps).flatten(1)
 
 
-def predict(maps: Tensor, gt: Truth, threshold: str | float, inclusive: bool) -> Tensor:
+def predict(maps: Tensor, gt: Truth, threshold: str | float, inclusive: bool | str) -> Tensor:
     """Return the predicted pixels; one map may stand for all: (n or 1, P) -> (n or 1, P)."""
     if threshold == "fixed":
-        return maps >= FIXED if inclusive else maps > FIXED
-    position = threshold_position(threshold, gt.area, maps.shape[1])
-    cut = order_statistic(maps, position)[:, None]
+        cut = maps.new_full((1, 1), FIXED)
+    else:
+        position = threshold_position(threshold, gt.area, maps.shape[1])
+        cut = order_statistic(maps, position)[:, None]
+    if inclusive == "maximum":
+        low, high = (bound[:, None] for bound in maps.aminmax(dim=1))
+        negative = (low == high) & (high < 0)
+        return (maps > cut) | ((maps == cut) & (cut == high) & ~negative)
     return maps >= cut if inclusive else maps > cut
 
 
@@ -54,13 +59,15 @@ def consensus_iou(predicted: Tensor, gt: Truth) -> Tensor:
     return hits / union.masked_fill(union == 0, 1)
 
 
-def ceiling(gt: Truth, threshold: str | float, inclusive: bool) -> Tensor:
+def ceiling(gt: Truth, threshold: str | float, inclusive: bool | str) -> Tensor:
     """Return the best cIoU that a map without ties can reach: (n, P) -> (n,)."""
     if threshold == "fixed":
         return (gt.area > 0).to(gt.total.dtype)
     pixels = gt.weights.shape[1]
     position = threshold_position(threshold, gt.area, pixels)
-    k = pixels - position - (0 if inclusive else 1)
+    k = pixels - position - (1 if inclusive in (False, "maximum") else 0)
+    if inclusive == "maximum":
+        k = k.clamp(min=1)
     hits = torch.minimum(gt.total, k.to(gt.total.dtype))
     # That is exact where the k highest hold all weights, and where all weights above zero are one.
     cut = ((k < gt.area) & (gt.total < gt.area)).nonzero()[:, 0]

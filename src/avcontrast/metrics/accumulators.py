@@ -18,15 +18,17 @@ import torch
 from torch import Tensor
 
 from avcontrast.metrics import _checks as checks
-from avcontrast.metrics.localization import Threshold, consensus_iou
-from avcontrast.metrics.maps import upsample
+from avcontrast.metrics.localization import Inclusive, Threshold, consensus_iou
+from avcontrast.metrics.maps import flat_maps
 from avcontrast.metrics.masks import LEVELS, f_score_curves, mask_iou
 from avcontrast.metrics.protocols import (
     Protocol,
     check_inputs,
     find_protocol,
-    localization_scores,
     parts,
+    resize,
+    scores_of,
+    warn_of_flat,
 )
 from avcontrast.metrics.silence import (
     AREA_SUBSETS,
@@ -58,7 +60,8 @@ class LocalizationMetric(Metric):
     ``<name>_success`` (:func:`~avcontrast.metrics.success_rate` at 0.5, "CIoU" in papers),
     ``<name>_mean_ciou``, ``<name>_auc`` (:func:`~avcontrast.metrics.success_auc`) and
     ``<name>_pointing`` (:func:`~avcontrast.metrics.pointing_accuracy`), as 0-dimensional float64
-    tensors. It keeps counts and sums, so that memory does not grow with the data.
+    tensors. It keeps counts and sums, so that memory does not grow with the data. A warning then
+    says how many maps were flat (see :func:`~avcontrast.metrics.flat_maps`).
 
     Args:
         protocol: a name in :data:`~avcontrast.metrics.PROTOCOLS`, or a
@@ -100,6 +103,7 @@ class LocalizationMetric(Metric):
     total: Tensor
     pointed: Tensor
     samples: Tensor
+    flat: Tensor
 
     def __init__(self, protocol: str | Protocol = "ezvsl-test", **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
@@ -110,10 +114,12 @@ class LocalizationMetric(Metric):
         self.add_state("total", torch.zeros(names, dtype=torch.float64), "sum")
         self.add_state("pointed", torch.zeros(names, dtype=torch.int64), "sum")
         self.add_state("samples", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("flat", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, maps: Tensor, gt_maps: Tensor) -> None:
         """Add a batch of maps and their ground truth."""
-        scores = localization_scores(maps, gt_maps, self.protocol)
+        rules, flat = check_inputs(maps, gt_maps, self.protocol)
+        scores = scores_of(maps, gt_maps, rules)
         ciou = torch.stack([scores.ciou, scores.centre_disc_ciou, scores.ceiling])
         # The best map points at the object wherever there is one.
         there = gt_maps.flatten(1).amax(dim=1) > 0
@@ -123,10 +129,12 @@ class LocalizationMetric(Metric):
         self.total += ciou.sum(dim=1)
         self.pointed += pointed.sum(dim=1)
         self.samples += len(gt_maps)
+        self.flat += flat
 
     def compute(self) -> dict[str, Tensor]:
         """Return the figures of all samples so far."""
         _check_seen(int(self.samples))
+        warn_of_flat(int(self.flat), int(self.samples))
         shares = self.reached / self.samples.double()
         figures = {
             "success": shares[:, SUCCESS_LEVELS.index(0.5)],
@@ -148,8 +156,9 @@ class SilenceMetric(Metric):
     functions of these names in :mod:`avcontrast.metrics`; ``success`` and ``auc`` of the samples
     with a visible source; and ``small_success``, ``medium_success``, ``large_success`` and
     ``huge_success`` of those whose object is of that size, NaN where there is none (see
-    :func:`~avcontrast.metrics.area_subset`): 0-dimensional float64 tensors. It keeps four numbers a
-    sample.
+    :func:`~avcontrast.metrics.area_subset`): 0-dimensional float64 tensors. It keeps five numbers a
+    sample. A warning then says how many maps were flat (see
+    :func:`~avcontrast.metrics.flat_maps`).
 
     Args:
         protocol: a name in :data:`~avcontrast.metrics.PROTOCOLS`, or a
@@ -160,7 +169,7 @@ class SilenceMetric(Metric):
     Shape:
         ``update`` takes ``maps`` (n, h, w) and ``gt_maps`` (n, H, W), both as
         :func:`~avcontrast.metrics.localization_ciou` does, and ``visible`` (n,), whether the source
-        is in the image. The maps must share one scale; see
+        is in the image. The maps must share one scale, as cosines do; see
         :func:`~avcontrast.metrics.map_confidence`.
 
     Raises:
@@ -205,15 +214,15 @@ class SilenceMetric(Metric):
 
     def update(self, maps: Tensor, gt_maps: Tensor, visible: Tensor) -> None:
         """Add a batch of maps, their ground truth, and whether their sources are visible."""
-        rules = check_inputs(maps, gt_maps, self.protocol)
+        rules, _ = check_inputs(maps, gt_maps, self.protocol)
         scored = []
         for small, gt in parts(maps, gt_maps):
-            heat = upsample(small, gt.shape[1:], rules.mode, rules.align_corners)
+            heat = resize(small, gt, rules)
             ciou = consensus_iou(heat, gt, rules.threshold, rules.inclusive)
             scored.append(torch.stack([ciou, map_confidence(heat), area_subset(gt).to(ciou)]))
         ciou, confidence, subset = torch.cat(scored, dim=1)
         checks.check_visible(ciou, visible)
-        columns = ciou, confidence, visible.to(ciou), subset
+        columns = ciou, confidence, visible.to(ciou), subset, flat_maps(maps)
         rows = torch.stack([column.double() for column in columns], dim=1)
         # One flat state, so that processes exchange once and an empty one has a shape that fits.
         self.rows.append(rows.flatten())
@@ -222,7 +231,8 @@ class SilenceMetric(Metric):
         """Return the figures of all samples so far."""
         rows = dim_zero_cat(self.rows) if len(self.rows) else torch.zeros(0)
         _check_seen(len(rows))
-        ciou, confidence, seen, subset = rows.view(-1, 4).unbind(dim=1)
+        ciou, confidence, seen, subset, flat = rows.view(-1, 5).unbind(dim=1)
+        warn_of_flat(int(flat.sum()), len(flat))
         visible = seen > 0
         results = {
             "average_precision": average_precision(ciou, confidence, visible),
@@ -258,7 +268,7 @@ class MaskMetric(Metric):
 
     Raises:
         TypeError: in ``update``, as :func:`~avcontrast.metrics.mask_f_score`.
-        ValueError: ``threshold`` is none of the rules; in ``update``, as
+        ValueError: ``threshold`` or ``inclusive`` is none of the rules; in ``update``, as
             :func:`~avcontrast.metrics.mask_f_score`, except that all masks may be empty; in
             ``compute``, there were no samples.
 
@@ -286,14 +296,15 @@ class MaskMetric(Metric):
     def __init__(
         self,
         threshold: Threshold = "fixed",
-        inclusive: bool = False,
+        inclusive: Inclusive = False,
         beta_squared: float = 0.3,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
         checks.check_threshold(threshold)
+        checks.check_inclusive(inclusive)
         self.threshold: Threshold = threshold
-        self.inclusive = inclusive
+        self.inclusive: Inclusive = inclusive
         self.beta_squared = beta_squared
         self.add_state("iou", torch.zeros((), dtype=torch.float64), "sum")
         self.add_state("curve", torch.zeros(LEVELS, dtype=torch.float64), "sum")

@@ -12,13 +12,14 @@ from avcontrast.metrics import _scoring as scoring
 from avcontrast.metrics._numerics import chunks, share
 
 Threshold = Literal["half", "area", "fixed"] | float
+Inclusive = bool | Literal["maximum"]
 
 
 def consensus_iou(
     maps: Tensor,
     gt_maps: Tensor,
     threshold: Threshold = "half",
-    inclusive: bool = True,
+    inclusive: Inclusive = True,
 ) -> Tensor:
     r"""Consensus intersection over union (cIoU) of each map with its ground truth.
 
@@ -30,8 +31,9 @@ def consensus_iou(
     annotator drew a box. For binary ground truth this is the ordinary IoU. Where it is 0/0 (no
     ground truth, nothing predicted) it is 0.
 
-    B holds the pixels whose value is at least (``inclusive``) or above (not ``inclusive``) a value
-    of the map itself, ``sorted(map)[i]`` in ascending order, counted from 0, with P = H W pixels:
+    B holds the pixels whose value is above a value of the map itself, or equal to it and
+    ``inclusive`` lets it in: ``sorted(map)[i]`` in ascending order, counted from 0, with P = H W
+    pixels:
 
     * ``"half"``: i = floor(P / 2), the upper median, never an average of two values;
     * a number q strictly between 0 and 1: i = floor(q P), so 0.75 predicts the top quarter; 0.5 is
@@ -40,17 +42,21 @@ def consensus_iou(
       ground truth; an empty ground truth takes ``"half"``, and scores 0 whatever is predicted;
     * ``"fixed"``: not a value of the map but 0.5, for scores that mean something by themselves.
 
-    When no value is tied with ``sorted(map)[i]``, P - i pixels are predicted with ``inclusive`` and
-    P - i - 1 without. Ties add pixels to the first and remove pixels from the second: a constant
-    map predicts the whole image or nothing. Every rule but ``"fixed"`` depends on the order of the
-    values alone, so min-max scaling of the maps changes nothing and is left out.
+    When no value is tied with ``sorted(map)[i]``, P - i pixels are predicted with ``True`` and
+    P - i - 1 with ``False``. Ties add pixels to the first and remove pixels from the second: a
+    constant map predicts the whole image or nothing. ``"maximum"`` predicts as ``False`` does, but
+    where the threshold is the largest value of the map, the pixels that have it; of constant maps
+    those of at least 0, the whole image, and none of those below. But for that and for ``"fixed"``
+    the order of the values alone decides, so min-max scaling of the maps changes nothing and is
+    left out.
 
     Args:
         maps: localisation maps at the resolution of ``gt_maps`` (see :func:`upsample`), floating
             point, no NaN.
         gt_maps: weights in [0, 1], of any real or boolean dtype (see :func:`ground_truth_map`).
         threshold: ``"half"``, ``"area"``, ``"fixed"`` or a quantile strictly between 0 and 1.
-        inclusive: whether a pixel equal to the threshold is predicted (``>=``) or not (``>``).
+        inclusive: whether a pixel equal to the threshold is predicted: ``True`` (``>=``), ``False``
+            (``>``) or ``"maximum"``, only where the threshold is the maximum of the map.
 
     Shape:
         ``maps`` and ``gt_maps`` (n, H, W); returns (n,).
@@ -61,7 +67,7 @@ def consensus_iou(
     Raises:
         TypeError: ``maps`` or ``gt_maps`` is not a tensor of the kind above.
         ValueError: shapes or devices differ, ``maps`` has NaN, a weight lies outside [0, 1], or
-            ``threshold`` is not one of the above.
+            ``threshold`` or ``inclusive`` is not one of the above.
 
     Example:
         >>> import torch
@@ -75,16 +81,20 @@ def consensus_iou(
 
     Source:
         ``Evaluator`` of the EZ-VSL and FNAC code (``"half"``, ``>=``); LVS, SSL-TIE and
-        SSL-Alignment compare with ``>``. ``"area"`` is the adaptive protocol of SSL-Alignment,
+        SSL-Alignment compare with ``>``. LVS and SSL-TIE keep, besides, whatever is 1 after min-max
+        scaling, which is ``"maximum"``; they do not scale a constant map, of which they keep what
+        is at least 0. ``"area"`` is the adaptive protocol of SSL-Alignment,
         which compares with ``>`` and so predicts one pixel less than the ground truth has; pass
         ``inclusive=False`` for that. ``"fixed"`` is SLAVC's test without relative prediction, on
-        scores of which 0.5 is the middle. The papers' column "CIoU" is not the mean of these values
+        scores of which 0.5 is the middle: (cosine + 1) / 2, into which :func:`localization_ciou`
+        turns cosines by itself. The papers' column "CIoU" is not the mean of these values
         but :func:`success_rate`.
     """
     checks.check_maps("maps", maps)
     checks.check_gt_maps(gt_maps)
     checks.check_match(maps, gt_maps)
     checks.check_threshold(threshold)
+    checks.check_inclusive(inclusive)
     checks.check_no_nan(maps)
     scores = []
     for some, gt_some in zip(chunks(maps), chunks(gt_maps), strict=True):
@@ -97,7 +107,7 @@ def consensus_iou(
 def ciou_ceiling(
     gt_maps: Tensor,
     threshold: Threshold = "half",
-    inclusive: bool = True,
+    inclusive: Inclusive = True,
 ) -> Tensor:
     r"""Best cIoU that a map without ties can reach under a threshold rule.
 
@@ -121,7 +131,8 @@ def ciou_ceiling(
     Args:
         gt_maps: weights in [0, 1], of any real or boolean dtype (see :func:`ground_truth_map`).
         threshold: as in :func:`consensus_iou`.
-        inclusive: as in :func:`consensus_iou`; ``False`` means one predicted pixel less.
+        inclusive: as in :func:`consensus_iou`; ``False`` means one predicted pixel less, and so
+            does ``"maximum"`` where more than one is predicted.
 
     Shape:
         ``gt_maps`` (n, H, W); returns (n,).
@@ -134,7 +145,7 @@ def ciou_ceiling(
     Raises:
         TypeError: ``gt_maps`` is not a real or boolean tensor.
         ValueError: ``gt_maps`` has not three dimensions or a weight lies outside [0, 1], or
-            ``threshold`` is not one of those of :func:`consensus_iou`.
+            ``threshold`` or ``inclusive`` is not one of those of :func:`consensus_iou`.
 
     Example:
         >>> from avcontrast.metrics import ciou_ceiling, ground_truth_map
@@ -147,6 +158,7 @@ def ciou_ceiling(
     """
     checks.check_gt_maps(gt_maps)
     checks.check_threshold(threshold)
+    checks.check_inclusive(inclusive)
     return torch.cat(
         [scoring.ceiling(scoring.truth(gt), threshold, inclusive) for gt in chunks(gt_maps)]
     )

@@ -59,6 +59,39 @@ def upsample(
     return F.interpolate(maps[:, None], height_width, mode=mode, align_corners=corners)[:, 0]
 
 
+def flat_maps(maps: Tensor) -> Tensor:
+    """Which maps hold one value throughout, up to rounding: they point nowhere.
+
+    A model that has collapsed gives such maps. What they score is made of ties and rounding: a
+    published evaluator takes them for the whole image or for nothing (see :func:`consensus_iou`).
+
+    Args:
+        maps: localisation maps as the model gives them, floating point.
+
+    Shape:
+        ``maps`` (n, h, w); returns (n,).
+
+    Returns:
+        Whether each map is flat, as ``bool``; one with NaN or infinite values is not.
+
+    Raises:
+        TypeError: ``maps`` is not a floating-point tensor.
+        ValueError: ``maps`` has not three dimensions.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.metrics import flat_maps
+        >>> maps = torch.tensor([[[0.1, 0.1], [0.1, 0.1]], [[0.1, 0.1], [0.1, 0.2]]])
+        >>> flat_maps(maps).tolist()
+        [True, False]
+
+    Source:
+        Not part of any published evaluator.
+    """
+    checks.check_maps("maps", maps)
+    return checks.flat(*maps.detach().flatten(1).aminmax(dim=1))
+
+
 def ground_truth_map(boxes: object, size: int | Sequence[int], consensus: int = 1) -> Tensor:
     """Ground-truth map of one image from its boxes.
 

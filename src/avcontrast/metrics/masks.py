@@ -8,13 +8,13 @@ from torch import Tensor
 from avcontrast.metrics import _checks as checks
 from avcontrast.metrics import _scoring as scoring
 from avcontrast.metrics._numerics import chunks
-from avcontrast.metrics.localization import Threshold
+from avcontrast.metrics.localization import Inclusive, Threshold
 
 LEVELS = 255
 
 
 def mask_iou(
-    maps: Tensor, gt_masks: Tensor, threshold: Threshold = "fixed", inclusive: bool = False
+    maps: Tensor, gt_masks: Tensor, threshold: Threshold = "fixed", inclusive: Inclusive = False
 ) -> Tensor:
     """Intersection over union of each predicted mask; its mean is the mIoU.
 
@@ -37,8 +37,8 @@ def mask_iou(
     Raises:
         TypeError: ``maps`` or ``gt_masks`` is not a tensor of the kind above.
         ValueError: shapes or devices differ, ``maps`` has NaN or, with ``"fixed"``, values outside
-            [0, 1], ``gt_masks`` has other values than zero and one, or ``threshold`` is none of
-            the rules.
+            [0, 1], ``gt_masks`` has other values than zero and one, or ``threshold`` or
+            ``inclusive`` is none of the rules.
 
     Example:
         >>> import torch
@@ -56,6 +56,7 @@ def mask_iou(
     """
     checks.check_maps("maps", maps)
     checks.check_threshold(threshold)
+    checks.check_inclusive(inclusive)
     _check_masks(maps, gt_masks)
     checks.check_no_nan(maps)
     scores = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from avcontrast.metrics import _checks as checks
 from avcontrast.metrics import _scoring as scoring
 from avcontrast.metrics._numerics import chunks
-from avcontrast.metrics.localization import Threshold
+from avcontrast.metrics.localization import Inclusive, Threshold
 from avcontrast.metrics.maps import centre_disc, upsample
 
 
@@ -22,23 +23,37 @@ class Protocol(NamedTuple):
     ``PROTOCOLS["lvs"]._replace(threshold=0.75)`` makes another of a published one.
 
     Args:
-        mode: of :func:`upsample`.
-        align_corners: of :func:`upsample`.
+        mode: of :func:`upsample`, for the maps of the model.
+        align_corners: of :func:`upsample`, for the maps of the model.
         inclusive: whether a pixel equal to the threshold is predicted; see :func:`consensus_iou`.
         threshold: of :func:`consensus_iou`.
+        object_mode: of :func:`upsample`, for the object maps that some evaluators mix with the maps
+            of the model.
+        object_align_corners: of :func:`upsample`, for object maps.
+        values: what the maps hold. ``"any"`` takes any values, of which only the order counts
+            unless ``threshold`` is ``"fixed"``. ``"cosine"`` takes cosines in [-1, 1], which become
+            (cosine + 1) / 2 once they are resized; others are an error.
 
     Example:
-        >>> from avcontrast.metrics import PROTOCOLS
-        >>> PROTOCOLS["slavc-test"]
-        Protocol(mode='bicubic', align_corners=True, inclusive=True, threshold='half')
+        >>> from avcontrast.metrics import PROTOCOLS, upsample
+        >>> rules = PROTOCOLS["fnac-test2"]
+        >>> rules.mode, rules.align_corners
+        ('bicubic', False)
+        >>> rules.object_mode, rules.object_align_corners
+        ('bilinear', True)
     """
 
     mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     align_corners: bool = True
-    inclusive: bool = True
+    inclusive: Inclusive = True
     threshold: Threshold = "half"
+    object_mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    object_align_corners: bool = True
+    values: Literal["any", "cosine"] = "any"
 
 
+# Validation during training has no object maps; there they are resized as in the test of that code.
+# Nor have LVS and SSL-TIE: theirs is how SSL-Alignment resizes object maps when it evaluates them.
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
         "ezvsl-test": Protocol(),
@@ -46,16 +61,20 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         "fnac-test": Protocol(),
         "fnac-test2": Protocol("bicubic", align_corners=False),
         "fnac-train": Protocol("bicubic", align_corners=False),
-        "slavc-test": Protocol("bicubic"),
-        "slavc-test-absolute": Protocol("bicubic", threshold="fixed"),
-        "slavc-train": Protocol("bicubic", align_corners=False),
-        "lvs": Protocol(align_corners=False, inclusive=False),
-        "ssltie": Protocol(align_corners=False, inclusive=False),
+        "slavc-test": Protocol("bicubic", object_mode="bicubic"),
+        "slavc-test-absolute": Protocol(
+            "bicubic", threshold="fixed", object_mode="bicubic", values="cosine"
+        ),
+        "slavc-train": Protocol("bicubic", align_corners=False, object_mode="bicubic"),
+        "lvs": Protocol(align_corners=False, inclusive="maximum", object_align_corners=False),
+        "ssltie": Protocol(align_corners=False, inclusive="maximum", object_align_corners=False),
         "alignment": Protocol(inclusive=False),
         "alignment-adaptive": Protocol(inclusive=False, threshold="area"),
-        "alignment-vggss": Protocol(align_corners=False, inclusive=False),
+        "alignment-vggss": Protocol(
+            align_corners=False, inclusive=False, object_align_corners=False
+        ),
         "alignment-vggss-adaptive": Protocol(
-            align_corners=False, inclusive=False, threshold="area"
+            align_corners=False, inclusive=False, threshold="area", object_align_corners=False
         ),
     }
 )
@@ -77,10 +96,13 @@ def localization_ciou(
     """Score small maps as a published evaluator does.
 
     The maps are resized to the ground truth and compared with it by :func:`consensus_iou`, both as
-    the protocol says, a part of the batch at a time.
+    the protocol says, a part of the batch at a time. A warning says how many maps are flat, since
+    what these score is no finding (see :func:`flat_maps`).
 
     Args:
-        maps: localisation maps as the model gives them, floating point, finite.
+        maps: localisation maps as the model gives them, floating point, finite. Cosines suit every
+            protocol (see :func:`avcontrast.functional.localization_map`); where ``values`` of the
+            protocol is ``"any"``, so do maps of another scale.
         gt_maps: weights in [0, 1], of any real or boolean dtype (see :func:`ground_truth_map`).
         protocol: a name in :data:`PROTOCOLS`, or a :class:`Protocol` of your own.
 
@@ -92,8 +114,8 @@ def localization_ciou(
 
     Raises:
         TypeError: ``maps`` or ``gt_maps`` is not a tensor of the kind above.
-        ValueError: the numbers of maps or the devices differ, a map is not finite, a weight lies
-            outside [0, 1], or there is no such protocol.
+        ValueError: the numbers of maps or the devices differ, a map is not finite or leaves the
+            range of the protocol, a weight lies outside [0, 1], or there is no such protocol.
 
     Example:
         >>> import torch
@@ -112,13 +134,13 @@ def localization_ciou(
         and SSL-TIE resize with OpenCV's ``INTER_LINEAR``, which is bilinear with
         ``align_corners=False``. None of the papers names its interpolation.
     """
-    rules = check_inputs(maps, gt_maps, protocol)
+    rules, flat = check_inputs(maps, gt_maps, protocol)
+    warn_of_flat(flat, len(maps))
     scores = []
     for small, gt_some in parts(maps, gt_maps):
         gt = scoring.truth(gt_some)
-        predicted = scoring.predict(
-            _resize(small, gt_some, rules), gt, rules.threshold, rules.inclusive
-        )
+        heat = resize(small, gt_some, rules).flatten(1)
+        predicted = scoring.predict(heat, gt, rules.threshold, rules.inclusive)
         scores.append(scoring.consensus_iou(predicted, gt))
     return torch.cat(scores)
 
@@ -129,7 +151,8 @@ def localization_scores(
     """Score small maps beside the centre disc and the ceiling of the protocol.
 
     One pass over the data for :func:`localization_ciou`, the cIoU of :func:`centre_disc`, the
-    pointing game of both (see :func:`pointing_accuracy`) and :func:`ciou_ceiling`.
+    pointing game of both (see :func:`pointing_accuracy`) and :func:`ciou_ceiling`. A warning says
+    how many maps are flat, as there.
 
     Args:
         maps: as in :func:`localization_ciou`.
@@ -165,12 +188,18 @@ def localization_scores(
         Disc and ceiling are not part of any published evaluator. The ceiling is that of maps
         without ties, so that a map that has them can pass it; see :func:`ciou_ceiling`.
     """
-    rules = check_inputs(maps, gt_maps, protocol)
+    rules, flat = check_inputs(maps, gt_maps, protocol)
+    warn_of_flat(flat, len(maps))
+    return scores_of(maps, gt_maps, rules)
+
+
+def scores_of(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> LocalizationScores:
+    """Return the scores of maps and ground truth that were checked."""
     disc = centre_disc(gt_maps.shape[1:]).to(maps.device).flatten()[None]
     scores = []
     for small, gt_some in parts(maps, gt_maps):
         gt = scoring.truth(gt_some)
-        heat = _resize(small, gt_some, rules)
+        heat = resize(small, gt_some, rules).flatten(1)
         row = []
         for values in (heat, disc):
             predicted = scoring.predict(values, gt, rules.threshold, rules.inclusive)
@@ -186,17 +215,28 @@ def parts(maps: Tensor, gt_maps: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(small, truth, strict=True))
 
 
-def _resize(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> Tensor:
-    return upsample(maps, gt_maps.shape[1:], rules.mode, rules.align_corners).flatten(1)
+def resize(maps: Tensor, gt_maps: Tensor, rules: Protocol) -> Tensor:
+    """Return maps as the protocol scores them: (n, h, w), (n, H, W) -> (n, H, W)."""
+    heat = upsample(maps, gt_maps.shape[1:], rules.mode, rules.align_corners)
+    return (heat + 1) / 2 if rules.values == "cosine" else heat
 
 
-def check_inputs(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> Protocol:
-    """Return the protocol, or raise when maps and ground truth are not as they should be."""
+def check_inputs(maps: Tensor, gt_maps: Tensor, protocol: str | Protocol) -> tuple[Protocol, int]:
+    """Return the protocol and how many maps are flat, or raise when an argument is wrong."""
     rules = find_protocol(protocol)
     checks.check_maps("maps", maps)
     checks.check_gt_maps(gt_maps)
-    checks.check_paired(maps, gt_maps)
-    return rules
+    return rules, checks.check_paired(maps, gt_maps, cosines=rules.values == "cosine")
+
+
+def warn_of_flat(flat: int, samples: int) -> None:
+    """Warn the caller of the function that calls this when maps are flat."""
+    if flat:
+        warnings.warn(
+            f"{flat} of {samples} maps are flat: the model gives one value everywhere, and what "
+            "they score is made of ties and rounding",
+            stacklevel=3,
+        )
 
 
 def find_protocol(protocol: object) -> Protocol:
@@ -207,5 +247,8 @@ def find_protocol(protocol: object) -> Protocol:
         names = ", ".join(map(repr, PROTOCOLS))
         raise ValueError(f"protocol must be a Protocol or one of {names}, got {protocol!r}")
     checks.check_mode(protocol.mode)
+    checks.check_mode(protocol.object_mode, "object_mode")
     checks.check_threshold(protocol.threshold)
+    checks.check_inclusive(protocol.inclusive)
+    checks.check_values(protocol.values)
     return protocol
