@@ -111,7 +111,7 @@ def test_two_processes_of_lightning_are_one_run(alone, pair):
     assert_same_run(output, alone, 2)
     assert result.stdout.count("2 processes: 10 of 20 pairs each") == 1
     assert result.stdout.count("visual warm start") == 1
-    assert result.stdout.count("own pair, sound to image") == 1
+    assert result.stdout.count("R@1, own pair, sound to image") == 1
     assert "batch norm" not in result.stdout
     assert "Warning" not in result.stderr
     assert "deprecated" not in result.stderr
