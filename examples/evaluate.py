@@ -22,22 +22,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-import avcontrast
-from avcontrast import metrics
 from avscenes.files.errors import UserError
-from avscenes.files.whole_files import write_json, write_table
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import load_object_network
 from avscenes.options.evaluation import complete, parse
 from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.one_pair import draw_pair
-from avscenes.sets.testsets import NamedTests, read_tests
-from avscenes.testing.figures import all_figures, counts, sample_rows
-from avscenes.testing.run import Tested, run_tests
-from avscenes.testing.table import describe, table
-from avscenes.training.trained import Trained, load_trained
+from avscenes.sets.testsets import read_tests
+from avscenes.testing.results import caption, write_results
+from avscenes.testing.run import Conditions, Networks, run_part, whole_test
+from avscenes.training.trained import load_trained
 
 
 def check_free(option: str, path: Path) -> None:
@@ -64,72 +58,31 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def caption(
-    trained: Trained, tests: NamedTests, tested: Tested, options: argparse.Namespace
-) -> str:
-    """Return what the figures of a table belong to."""
-    silent, lost = int((~tested.visible).sum()), len(tested.skipped)
-    epoch = f" (epoch {trained.epoch})" if trained.epoch else ""
-    lines = [
-        f"{options.checkpoint}{epoch}, {options.dataset}: {len(tested.rows)} pairs"
-        + (f", {silent} of them silent" if tests.labelled.silent else "")
-        + (f", {lost} left out" if lost else ""),
-        describe(options.protocol),
-    ]
-    if tested.objects is not None:
-        lines.append(f"mix: {1 - options.object_share:g} model + {options.object_share:g} OGL")
-    flat = int(metrics.flat_maps(tested.maps).sum())
-    if flat:
-        lines.append(
-            f"{flat} of the {len(tested.maps)} maps of the model are flat and point nowhere: what "
-            "they score is made of ties and rounding"
-        )
-    return "\n".join(lines)
-
-
 def evaluate(options: argparse.Namespace) -> None:
     """Test a checkpoint, and write and print what comes out."""
     trained = load_trained(options.checkpoint, options.device)
     complete(options, trained.folder, trained.settings)
     output = Path(options.output_dir)
     check_free("--output-dir", output)
-    objects = _object_network(options)
+    networks = Networks(trained.visual, trained.audio, _object_network(options))
     tests = read_tests(options)
-    tested = run_tests(trained, objects, tests, options)
+    how = Conditions(options.dataset, options.protocol, options.object_share)
+    part = run_part(
+        networks,
+        tests,
+        how,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        max_missing=options.max_missing,
+    )
+    tested = whole_test([part], tests, how, options.max_missing)
     for entry in tested.skipped:
         print(f"left out: clip {entry.clip}: {entry.reason}")
-    results = all_figures(tests, tested, dataset=options.dataset, protocol=options.protocol)
-    title = caption(trained, tests, tested, options)
-    text = f"{title}\n\n{table(results, options.protocol)}"
+    title = caption(tests, tested, options.checkpoint, trained.epoch)
+    about = {"checkpoint": str(options.checkpoint), "epoch": trained.epoch}
     with whole_folder(output) as folder:
-        write_json(
-            folder / "metrics.json",
-            {
-                **results,
-                "checkpoint": str(options.checkpoint),
-                "epoch": trained.epoch,
-                "dataset": options.dataset,
-                "protocol": options.protocol,
-                "object_share": None if objects is None else options.object_share,
-                **counts(tests, tested, options.dataset),
-                "avcontrast": avcontrast.__version__,
-                "torch": torch.__version__,
-            },
-        )
-        rows = sample_rows(tests, tested)
-        write_table(folder / "samples.csv", list(rows[0]), rows)
-        if tested.skipped:
-            lost = [{"clip": entry.clip, "reason": entry.reason} for entry in tested.skipped]
-            write_table(folder / "left_out.csv", ["clip", "reason"], lost)
-        (folder / "table.txt").write_text(f"{text}\n", encoding="utf-8")
-        draw_gallery(
-            folder / "gallery.png",
-            tests,
-            tested,
-            protocol=options.protocol,
-            object_share=options.object_share,
-            name=f"{options.dataset}, {options.protocol}",
-        )
+        text = write_results(folder, tests, tested, title, about)
+        draw_gallery(folder / "gallery.png", tests, tested, f"{how.dataset}, {how.protocol}")
     print(f"{text}\n\nwritten to {output}")
 
 

@@ -29,7 +29,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import avcontrast
 from avscenes.files.errors import UserError
-from avscenes.files.whole_files import write_json
 from avscenes.models.encoders import ResNet18, build_encoders
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import load_encoders, load_image_weights
@@ -38,7 +37,9 @@ from avscenes.pictures.training_run import draw_all
 from avscenes.scenes.scene import make_objects
 from avscenes.sets.clips import Skipped
 from avscenes.sets.loaders import DATA_SEED, train_loader, validation_loader
-from avscenes.testing import evaluation
+from avscenes.sets.testsets import KINDS
+from avscenes.testing.results import caption, write_results
+from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 from avscenes.training.data import Data, clip_data, synthetic_data
 from avscenes.training.interruption import Interruption
 from avscenes.training.module import MONITOR, LocalisationModule
@@ -48,6 +49,7 @@ from avscenes.training.processes import (
     describe_processes,
     first_process,
     leave_group,
+    parts_on_first,
     process_rank,
     say,
 )
@@ -200,42 +202,52 @@ def finish(
     trainer: Trainer,
     started: float,
 ) -> None:
-    """Test the chosen checkpoint once; on process 0, draw, and print the tables."""
+    """Test the chosen checkpoint once; on process 0, draw, and print the table."""
     output = Path(settings.output_dir)
     path = output / "checkpoints" / f"{settings.evaluate}.ckpt"
     checkpoint = load_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])
     seconds = time.monotonic() - started
-    features = evaluation.encode(
-        module.to(trainer.strategy.root_device),
-        data.test,
-        settings.batch_size // trainer.world_size,
-        settings.workers,
-        rank=trainer.global_rank,
-        world=trainer.world_size,
+    module.to(trainer.strategy.root_device).eval()
+    tests, rank, world = data.test, trainer.global_rank, trainer.world_size
+    how = Conditions(settings.dataset, KINDS[settings.dataset].protocol)
+    part = run_part(
+        Networks(module.visual, module.audio),
+        tests,
+        how,
+        batch_size=settings.batch_size // world,
+        workers=settings.workers,
+        max_missing=settings.max_missing,
+        rank=rank,
+        world=world,
     )
-    if features is None:
+    parts = parts_on_first(part, rank, world)
+    if parts is None:
         return
-    tested = evaluation.evaluate(features, data.test)
-    epoch = checkpoint["epoch"] + 1
-    draw_all(output, data.test, tested, settings)
-    write_json(
-        output / "metrics.json",
-        {
-            **tested.metrics,
-            "checkpoint": settings.evaluate,
-            "epoch": epoch,
-            "train_samples": data.train_size,
-            "validation_samples": data.validation_size,
-            "test_samples": len(data.test.labels),
-            "test_ids_in_training": data.test_ids_in_training,
-            "seconds": round(seconds, 1),
-        },
+    tested = whole_test(parts, tests, how, settings.max_missing)
+    for entry in tested.skipped[len(tests.skipped) :]:
+        say(f"left out: test clip {entry.clip}: {entry.reason}")
+    draw_all(
+        output,
+        tests,
+        tested,
+        name=f"{settings.dataset}, {settings.loss}, seed {settings.seed}",
+        warmup_epochs=settings.warmup_epochs,
+        temperature=settings.temperature,
     )
-    say(f"tested {path} (epoch {epoch}) on {len(data.test.labels)} pairs; pictures in {output}")
+    epoch = checkpoint["epoch"] + 1
+    about = {
+        "checkpoint": settings.evaluate,
+        "epoch": epoch,
+        "train_samples": data.train_size,
+        "validation_samples": data.validation_size,
+        "test_ids_in_training": data.test_ids_in_training,
+        "seconds": round(seconds, 1),
+    }
+    text = write_results(output, tests, tested, caption(tests, tested, path, epoch), about)
     if settings.dataset == "synthetic":
         say(TWO_OBJECTS)
-    say(f"\n{evaluation.report(tested.metrics)}")
+    say(f"\n{text}\n\nwritten to {output}")
 
 
 def run(settings: argparse.Namespace, interruption: Interruption) -> None:

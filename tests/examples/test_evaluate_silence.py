@@ -127,9 +127,9 @@ def test_the_gallery_shows_the_worst_silent_pairs(checkpoint, tmp_path, monkeypa
     shown = []
     draw = gallery.draw_gallery
 
-    def remember(path, tests, tested, **more):
+    def remember(path, tests, tested, name):
         shown.append((tests, tested))
-        draw(path, tests, tested, **more)
+        draw(path, tests, tested, name)
 
     monkeypatch.setattr(evaluate, "draw_gallery", remember)
     evaluated(checkpoint, "extended-vggsound", options)

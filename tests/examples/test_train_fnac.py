@@ -32,12 +32,15 @@ FILES = {
     "config.json",
     "metrics.csv",
     "metrics.json",
+    "samples.csv",
+    "table.txt",
     "checkpoints/last.ckpt",
     "checkpoints/best.ckpt",
     "learning_curves.png",
     "localization.png",
     "adjacency.png",
     "similarity.png",
+    "gallery.png",
 }
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
 pytestmark = [
@@ -126,7 +129,7 @@ def test_the_final_metrics_stand_beside_baseline_ceiling_and_chance(finished):
     metrics = json.loads((finished[0] / "metrics.json").read_text())
     shares = {
         f"{who}_{what}"
-        for who in ("model", "centre_disc", "ceiling")
+        for who in ("model", "centre_disc", "ceiling", "chance")
         for what in ("success_half", "success_quarter", "auc_half", "auc_quarter", "pointing")
     }
     shares |= {
@@ -149,15 +152,17 @@ def test_the_final_metrics_stand_beside_baseline_ceiling_and_chance(finished):
 
 
 @pytest.mark.slow
-def test_the_run_ends_with_its_tables_and_complains_of_nothing(finished):
+def test_the_run_ends_with_its_table_and_complains_of_nothing(finished):
     output, result = finished
-    lines = result.stdout.splitlines()
-    assert f"tested {output}/checkpoints/last.ckpt (epoch {EPOCHS}) on 36 pairs" in result.stdout
-    assert any(
-        line.split() == ["localisation", "model", "centre", "disc", "ceiling"] for line in lines
-    )
-    assert lines[-1].startswith("own pair, sound to image")
-    assert len(lines[-1].split()) == 11
+    table = (output / "table.txt").read_text()
+    assert result.stdout.endswith(f"\n\n{table}\nwritten to {output}\n")
+    assert "each image shows a silent object too" in result.stdout
+    title, protocol, _, heading, *lines = table.splitlines()
+    assert title == f"{output}/checkpoints/last.ckpt (epoch {EPOCHS}), synthetic: 36 pairs"
+    assert protocol.startswith("ezvsl-test (")
+    assert heading.split() == ["model", "centre", "disc", "ceiling", "chance"]
+    assert lines[-1].startswith("R@10, own pair, sound to image")
+    assert len(read_rows(output / "samples.csv")) == 36
     assert "Warning" not in result.stderr
     assert "deprecated" not in result.stderr
 
@@ -292,6 +297,47 @@ def test_vggsound_end_to_end_with_resnet_and_a_broken_clip(tmp_path, make_clip, 
     assert metrics["train_samples"] + metrics["validation_samples"] == 7
     assert metrics["checkpoint"] == "best"
     assert (output / "localization.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_test_clip_that_breaks_during_the_training_is_left_out(
+    tmp_path, make_clip, capsys, monkeypatch
+):
+    names = [f"test{clip}" for clip in range(4)]
+    for clip in range(4):
+        make_clip(tmp_path / "train", f"train{clip}", size=(64, 48), seconds=1)
+        make_clip(tmp_path / "test", names[clip], size=(64, 48), seconds=1)
+    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(4)))
+    (tmp_path / "test.csv").write_text("\n".join(names))
+    entries = [{"file": name, "class": name, "bbox": [[0.1, 0.1, 0.8, 0.7]]} for name in names]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    train = train_fnac.train
+
+    def breaking(*everything):
+        train(*everything)
+        (tmp_path / "test" / "frames" / "test1.jpg").write_bytes(b"")
+
+    monkeypatch.setattr(train_fnac, "train", breaking)
+    output = tmp_path / "run"
+    status = train_fnac.main(
+        [
+            *("--dataset", "vggsound", "--encoder", "small", "--accelerator", "cpu"),
+            *("--data-root", str(tmp_path / "train"), "--train-list", str(tmp_path / "train.txt")),
+            *("--test-root", str(tmp_path / "test"), "--test-list", str(tmp_path / "test.csv")),
+            *("--annotations", str(tmp_path / "vggss.json"), "--output-dir", str(output)),
+            *("--epochs", "1", "--batch-size", "2", "--validation-size", "2", "--workers", "0"),
+            *("--max-missing", "0.25"),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "left out: test clip test1: " in printed.out
+    assert "vggsound: 3 pairs, 1 left out" in printed.out
+    assert [row["id"] for row in read_rows(output / "samples.csv")] == ["test0", "test2", "test3"]
+    assert [row["clip"] for row in read_rows(output / "left_out.csv")] == ["test1"]
+    assert read_rows(output / "skipped.csv") == []
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert (metrics["test_samples"], metrics["left_out"]) == (3, 1)
 
 
 @pytest.mark.slow

@@ -69,18 +69,10 @@ def groups_of(tested: Tested, score: str) -> dict[str, list[int]]:
     return groups
 
 
-def draw_gallery(
-    path: Path,
-    tests: NamedTests,
-    tested: Tested,
-    *,
-    protocol: str,
-    object_share: float,
-    name: str,
-) -> None:
+def draw_gallery(path: Path, tests: NamedTests, tested: Tested, name: str) -> None:
     """Draw a column a sample: image with its true place, then the maps, scores and predictions."""
-    test = tests.labelled
-    threshold = metrics.PROTOCOLS[protocol].threshold
+    test, how = tests.labelled, tested.how
+    threshold = metrics.PROTOCOLS[how.protocol].threshold
     measure = "iou" if test.masks else "ciou"
     groups = groups_of(tested, f"model_{measure}_{threshold}")
     places = [place for group in groups.values() for place in group]
@@ -88,8 +80,8 @@ def draw_gallery(
         tested.maps[places],
         None if tested.objects is None else tested.objects[places],
         size=test.image_size,
-        protocol=protocol,
-        object_share=object_share,
+        protocol=how.protocol,
+        object_share=how.object_share,
     )
     columns = [
         _Column(

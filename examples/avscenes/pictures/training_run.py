@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from avcontrast import functional, metrics
 from avscenes.pictures import style
+from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.overlays import as_picture, cut_of, draw_truth, legend, shorten, show_heat
-from avscenes.sets.labelled import LabelledSet
-from avscenes.testing.evaluation import Evaluation
+from avscenes.sets.testsets import NamedTests
 from avscenes.testing.retrieval import Features
+from avscenes.testing.run import Tested
 
 _CURVES = {
     "loss": "total loss",
@@ -30,19 +31,28 @@ _CURVES = {
 
 
 def draw_all(
-    output: Path, test: LabelledSet, tested: Evaluation, settings: argparse.Namespace
+    output: Path,
+    tests: NamedTests,
+    tested: Tested,
+    *,
+    name: str,
+    warmup_epochs: int,
+    temperature: float,
 ) -> None:
     """Draw every picture into the output folder."""
     with (output / "metrics.csv").open(newline="", encoding="utf-8") as file:
         history = [
-            {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            {column: float(value) for column, value in row.items()} for row in csv.DictReader(file)
         ]
-    name = f"{settings.dataset}, {settings.loss}, seed {settings.seed}"
-    draw_learning_curves(output / "learning_curves.png", history, settings.warmup_epochs, name)
-    draw_localisation(output / "localization.png", test, tested, name)
-    draw_adjacency(output / "adjacency.png", test, tested.features, settings.temperature, name)
-    if len(test.class_names) > 1:
-        draw_similarity(output / "similarity.png", test, tested.features, name)
+    draw_learning_curves(output / "learning_curves.png", history, warmup_epochs, name)
+    draw_localisation(output / "localization.png", tests, tested, name)
+    draw_gallery(output / "gallery.png", tests, tested, name)
+    features, labels = tested.features, tests.labelled.labels[tested.rows]
+    assert features is not None, "no set that is trained on lacks retrieval"
+    names = tests.labelled.class_names
+    draw_adjacency(output / "adjacency.png", features, labels, names, temperature, name)
+    if len(names) > 1:
+        draw_similarity(output / "similarity.png", features, labels, names, name)
 
 
 def draw_learning_curves(
@@ -90,21 +100,22 @@ def _marker(epochs: list[float]) -> str:
     return "o" if len(epochs) < 3 else ""
 
 
-def draw_localisation(path: Path, test: LabelledSet, tested: Evaluation, name: str) -> None:
+def draw_localisation(path: Path, tests: NamedTests, tested: Tested, name: str) -> None:
     """Draw test images of different classes with heat map, true boxes and the predicted quarter.
 
     The images are the first ones of up to twelve classes, or, where there are no classes, twelve
     spread evenly over the test; none is picked for its result.
     """
-    rows = [int((test.labels == label).nonzero()[0]) for label in torch.unique(test.labels)]
-    if len(rows) == 1:
-        rows = list(range(len(test.labels)))
-    if len(rows) > 12:
-        rows = [rows[index] for index in np.linspace(0, len(rows) - 1, 12).round().astype(int)]
-    features = Features(*(part[rows] for part in tested.features))
-    maps = functional.localization_map(features.visual, features.audio)
+    test = tests.labelled
+    labels, ciou = test.labels[tested.rows], tested.columns["model_ciou_quarter"]
+    places = [int((labels == label).nonzero()[0]) for label in torch.unique(labels)]
+    if len(places) == 1:
+        places = list(range(len(labels)))
+    if len(places) > 12:
+        places = [places[at] for at in np.linspace(0, len(places) - 1, 12).round().astype(int)]
+    rows = tested.rows[places].tolist()
     size = test.image_size
-    heat = metrics.upsample(maps, (size, size))
+    heat = metrics.upsample(tested.maps[places], (size, size))
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
     with style.figure(path, 3.0 * columns, 1.62 * lines + 0.9) as figure:
@@ -112,20 +123,20 @@ def draw_localisation(path: Path, test: LabelledSet, tested: Evaluation, name: s
         grid = figure.subplots(lines, columns * 2, squeeze=False)
         for axis in grid.flat:
             axis.axis("off")
-        for place, row in enumerate(rows):
-            plain, overlaid = grid[place // columns, place % columns * 2 :][:2]
+        for number, (place, row) in enumerate(zip(places, rows, strict=True)):
+            plain, overlaid = grid[number // columns, number % columns * 2 :][:2]
             picture = as_picture(test.pairs[row][0])
             plain.imshow(picture)
             plain.set_title(shorten(test.class_names[int(test.labels[row])], 21), fontsize=8)
-            show_heat(overlaid, picture, heat[place], cut_of(heat[place], 0.75, 0.0))
-            overlaid.set_title(f"cIoU {tested.ciou[row]:.2f}", fontsize=8, fontweight="normal")
+            show_heat(overlaid, picture, heat[number], cut_of(heat[number], 0.75, 0.0))
+            overlaid.set_title(f"cIoU {ciou[place]:.2f}", fontsize=8, fontweight="normal")
             for axis in (plain, overlaid):
                 draw_truth(axis, test, row, size, size)
         legend(figure, "true box", "predicted: top quarter of the map")
 
 
 def _ordered_by_class(labels: Tensor, most: int = 96) -> Tensor:
-    """Return rows of the test set, the same number of each of up to twelve classes, by class."""
+    """Return places of samples, the same number of each of up to twelve classes, by class."""
     classes, counts = torch.unique(labels, return_counts=True)
     chosen = classes[counts.argsort(descending=True, stable=True)[:12]].sort().values
     each = max(1, most // len(chosen))
@@ -133,22 +144,26 @@ def _ordered_by_class(labels: Tensor, most: int = 96) -> Tensor:
 
 
 def draw_adjacency(
-    path: Path, test: LabelledSet, features: Features, temperature: float, name: str
+    path: Path,
+    features: Features,
+    labels: Tensor,
+    class_names: Sequence[str],
+    temperature: float,
+    name: str,
 ) -> None:
     """Draw the three row-wise softmax matrices of FNAC for a batch, ordered by class."""
-    rows = _ordered_by_class(test.labels)
-    visual, audio = features.visual[rows], features.audio[rows]
+    places = _ordered_by_class(labels)
+    visual, audio, labels = features.visual[places], features.audio[places], labels[places]
     pooled = F.normalize(visual, dim=1).mean(dim=(-2, -1))
     matrices = {
         "audio adjacency": functional.adjacency(audio, temperature),
         "visual adjacency": functional.adjacency(pooled, temperature, normalize=False),
         "cross-modal match": (functional.max_similarity(visual, audio) / temperature).softmax(1),
     }
-    labels = test.labels[rows]
     edges = ((labels[1:] != labels[:-1]).nonzero().flatten() + 0.5).tolist()
-    order = " by class" if len(test.class_names) > 1 else ""
+    order = " by class" if len(class_names) > 1 else ""
     with style.figure(path, 10.5, 3.7) as figure:
-        figure.suptitle(f"Adjacency, {len(rows)} test pairs{order} ({name})", x=0.012, ha="left")
+        figure.suptitle(f"Adjacency, {len(places)} test pairs{order} ({name})", x=0.012, ha="left")
         for axis, (title, matrix) in zip(figure.subplots(1, 3), matrices.items(), strict=True):
             same = (labels[:, None] == labels).to(matrix)
             share = (matrix * same).sum(dim=1).mean()
@@ -171,19 +186,21 @@ def draw_adjacency(
         figure.axes[0].set_ylabel(f"rows: samples{order}")
 
 
-def draw_similarity(path: Path, test: LabelledSet, features: Features, name: str) -> None:
+def draw_similarity(
+    path: Path, features: Features, labels: Tensor, class_names: Sequence[str], name: str
+) -> None:
     """Draw the cross-modal similarity of a batch of one class and of one of all classes."""
-    classes, counts = torch.unique(test.labels, return_counts=True)
+    classes, counts = torch.unique(labels, return_counts=True)
     size = min(12, len(classes), int(counts.max()))
-    first = {int(label): int((test.labels == label).nonzero()[0]) for label in classes}
-    largest = (test.labels == classes[counts.argmax()]).nonzero().flatten()[:size]
+    first = [int((labels == label).nonzero()[0]) for label in classes]
+    most = classes[counts.argmax()]
     batches = {
-        "all of different classes": torch.tensor(list(first.values())[:size]),
-        f"all of one class: {test.class_names[int(test.labels[largest[0]])]}": largest,
+        "all of different classes": torch.tensor(first[:size]),
+        f"all of one class: {class_names[int(most)]}": (labels == most).nonzero().flatten()[:size],
     }
     matrices = {
-        title: functional.max_similarity(features.visual[rows], features.audio[rows])
-        for title, rows in batches.items()
+        title: functional.max_similarity(features.visual[places], features.audio[places])
+        for title, places in batches.items()
     }
     both = torch.cat([matrix.flatten() for matrix in matrices.values()])
     low, high = both.min().item(), both.max().item()

@@ -43,7 +43,3 @@ class LabelledSet(NamedTuple):
         if not mask.is_file():
             raise FileNotFoundError(f"no mask {mask}")
         return load_mask(mask, self.image_size)
-
-    def ground_truth(self, rows: Sequence[int]) -> Tensor:
-        """Return the ground-truth maps [len(rows), image_size, image_size]."""
-        return torch.stack([self.truth(row) for row in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,12 +71,14 @@ def _collate(samples: list[_Whole | _Broken]) -> Batch:
     )
 
 
-def readable_batches(test: LabelledSet, batch_size: int, workers: int) -> DataLoader[Batch]:
-    """Return the samples of a test set in order, each decoded once."""
+def readable_batches(
+    test: LabelledSet, rows: Sequence[int], batch_size: int, workers: int
+) -> DataLoader[Batch]:
+    """Return samples of a test set in the order of `rows`, each decoded once."""
     return DataLoader(
         _Readable(test),  # type: ignore[arg-type]
         batch_size=batch_size,
-        sampler=range(len(test.labels)),
+        sampler=rows,
         num_workers=workers,
         collate_fn=_collate,
     )

@@ -129,6 +129,14 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def scene_tests(count: int) -> NamedTests:
+    """Make the first scenes of the synthetic test set."""
+    scenes = make_scenes(DATA_SEED, "test", count)
+    names = [f"scene {index}" for index in range(count)]
+    labelled = scene_test_set(scenes, [class_name(label) for label in range(CLASSES)])
+    return NamedTests(labelled, names, [])
+
+
 def read_tests(options: Options) -> NamedTests:
     """Return the test set that the options name; its files are decoded only when it is used.
 
@@ -137,10 +145,7 @@ def read_tests(options: Options) -> NamedTests:
     """
     kind = KINDS[options.dataset]
     if kind.read is None:
-        scenes = make_scenes(DATA_SEED, "test", options.test_size)
-        names = [f"scene {index}" for index in range(options.test_size)]
-        labelled = scene_test_set(scenes, [class_name(label) for label in range(CLASSES)])
-        return NamedTests(labelled, names, [])
+        return scene_tests(options.test_size)
     samples, skipped = without_faults(kind.read(options))
     names = [sample.clip.name for sample in samples]
     return NamedTests(labelled_set(samples, consensus=kind.consensus), names, skipped)

@@ -15,14 +15,12 @@ from avscenes.testing.scoring import chance_f_score, chosen, figures, interactiv
 from avscenes.testing.silence import silence_figures
 
 
-def all_figures(
-    tests: NamedTests, tested: Tested, *, dataset: str, protocol: str
-) -> dict[str, float]:
+def all_figures(tests: NamedTests, tested: Tested) -> dict[str, float]:
     """Return the figures that fit a test set by flat names.
 
     Localisation and retrieval are of samples whose source is in the image.
     """
-    rules = metrics.PROTOCOLS[protocol]
+    rules = metrics.PROTOCOLS[tested.how.protocol]
     results = figures(chosen(tested.columns, tested.visible), rules)
     if tests.labelled.silent:
         results.update(silence_figures(tested.columns, tested.visible, rules))
@@ -30,7 +28,7 @@ def all_figures(
         results.update({f"{who}_f_score": value for who, value in tested.f_scores.items()})
         results["ceiling_f_score"] = 1.0
         results["chance_f_score"] = chance_f_score(tested.columns["gt_area"])
-    if KINDS[dataset].interactive:
+    if KINDS[tested.how.dataset].interactive:
         places, scenes = whole_scenes(tests, tested)
         if scenes:
             some = chosen(tested.columns, torch.tensor(places))
@@ -57,12 +55,12 @@ def scene_of(name: str) -> str:
     return name.rpartition("_")[0]
 
 
-def counts(tests: NamedTests, tested: Tested, dataset: str) -> dict[str, int]:
+def counts(tests: NamedTests, tested: Tested) -> dict[str, int]:
     """Return how many samples of which kind the figures are made of."""
     found = {"test_samples": len(tested.rows), "left_out": len(tested.skipped)}
     if tests.labelled.silent:
         found["silent_samples"] = int((~tested.visible).sum())
-    if KINDS[dataset].interactive:
+    if KINDS[tested.how.dataset].interactive:
         found["whole_scenes"] = len(set(whole_scenes(tests, tested)[1]))
     return found
 

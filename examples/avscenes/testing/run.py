@@ -1,12 +1,15 @@
-"""Takes a model over a test set once, and keeps of each sample only what is small."""
+"""Takes a model over a test set once, and keeps of each sample only what is small.
+
+Several processes may take a part of the test set each; `whole_test` puts the parts together.
+"""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avcontrast import functional, metrics
@@ -16,17 +19,51 @@ from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps, stretch
 from avscenes.sets.annotated import nothing_left
 from avscenes.sets.clips import Skipped
-from avscenes.sets.readable import readable_batches
+from avscenes.sets.readable import Batch, readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
 from avscenes.testing.retrieval import Features
 from avscenes.testing.scoring import joined, score, with_disc
 from avscenes.testing.silence import confidences
-from avscenes.training.trained import Trained
+
+
+class Networks(NamedTuple):
+    """What the maps come from, in evaluation mode and on one device."""
+
+    visual: nn.Module
+    audio: nn.Module
+    objects: ResNet18 | None = None  # which makes object maps
+
+
+class Conditions(NamedTuple):
+    """Which test set it is, and how maps become scores."""
+
+    dataset: str
+    protocol: str
+    object_share: float = 0.0  # of the object map in the mix
+
+
+class Scored(NamedTuple):
+    """A batch of samples, on the CPU."""
+
+    rows: list[int]  # of the test set
+    columns: dict[str, Tensor]  # scores
+    maps: Tensor
+    objects: Tensor | None
+    features: Features | None
+
+
+class Part(NamedTuple):
+    """What one process knows of its part of a test set."""
+
+    batches: list[Scored]
+    masks: dict[str, MaskMetric]  # by the name of who made the maps
+    broken: list[Skipped]
 
 
 class Tested(NamedTuple):
     """What is known of the samples that could be read, in the order of the test set."""
 
+    how: Conditions
     rows: Tensor  # of the test set, [n]
     visible: Tensor  # whether the source of the sound is in the image, bool [n]
     columns: dict[str, Tensor]  # scores, [n] each
@@ -37,86 +74,134 @@ class Tested(NamedTuple):
     skipped: list[Skipped]
 
 
-@torch.no_grad()
-def run_tests(
-    trained: Trained,
-    object_network: ResNet18 | None,
+def part_of_test(count: int, rank: int, world: int) -> range:
+    """Return the rows that a process tests: neighbours, as many as the others or one less."""
+    return range(rank * count // world, (rank + 1) * count // world)
+
+
+def run_part(
+    networks: Networks,
     tests: NamedTests,
-    options: argparse.Namespace,
+    how: Conditions,
+    *,
+    batch_size: int,
+    workers: int,
+    max_missing: float,
+    rank: int = 0,
+    world: int = 1,
+) -> Part:
+    """Read, encode and score the part of a process, a batch at a time.
+
+    It ends early when more samples are broken than `whole_test` will allow.
+    """
+    test = tests.labelled
+    part = Part([], {}, [])
+    rows = part_of_test(len(tests.names), rank, world)
+    batches = readable_batches(test, rows, batch_size, workers)
+    for batch in tqdm(batches, desc="testing", leave=False, disable=True if rank else None):
+        part.broken.extend(
+            Skipped("test", tests.names[row], reason) for row, reason in batch.broken
+        )
+        if len(tests.skipped) + len(part.broken) > _most_broken(tests, max_missing):
+            break
+        if batch.rows:
+            part.batches.append(score_batch(networks, batch, tests, how, part.masks))
+    return part._replace(masks={who: metric.cpu() for who, metric in part.masks.items()})
+
+
+@torch.no_grad()
+def score_batch(
+    networks: Networks,
+    batch: Batch,
+    tests: NamedTests,
+    how: Conditions,
+    masks: dict[str, MaskMetric],
+) -> Scored:
+    """Encode a batch and score its maps; of masks also count what the F-score is made of."""
+    test = tests.labelled
+    like = next(networks.visual.parameters())
+    images = batch.images.to(like)
+    seen = networks.visual(images).float()
+    heard = networks.audio(batch.spectrograms.to(like)).float()
+    cosines = functional.localization_map(seen, heard)
+    things = None if networks.objects is None else object_maps(networks.objects, images).float()
+    heats = heat_maps(
+        cosines,
+        things,
+        size=test.image_size,
+        protocol=how.protocol,
+        object_share=how.object_share,
+    )
+    truth = batch.truth.to(like.device)
+    columns = score(heats, truth, metrics.PROTOCOLS[how.protocol], masks=bool(test.masks))
+    if test.silent:
+        columns.update(confidences(heats, how.protocol))
+    if test.masks:
+        _add_masks(masks, heats, truth)
+    features = None
+    if KINDS[how.dataset].retrieval:
+        visible = test.visible[batch.rows]
+        features = Features(seen.cpu()[visible], heard.cpu()[visible])
+    objects = None if things is None else things.cpu()
+    return Scored(batch.rows, columns, cosines.cpu(), objects, features)
+
+
+def whole_test(
+    parts: Sequence[Part], tests: NamedTests, how: Conditions, max_missing: float
 ) -> Tested:
-    """Read, encode and score a test set, a batch at a time.
+    """Put the parts of all processes together.
 
     Raises:
         UserError: When more than `max_missing` of the samples cannot be read, or none with a
             visible source can.
     """
-    test, device = tests.labelled, options.device
+    skipped = tests.skipped + [entry for part in parts for entry in part.broken]
     count = len(tests.names) + len(tests.skipped)
-    skipped = list(tests.skipped)
-    visible = test.visible
-    rows: list[int] = []
-    scores: list[dict[str, Tensor]] = []
-    f_scores: dict[str, MaskMetric] = {}
-    maps, objects, seen_features, heard_features = [], [], [], []
-    batches = readable_batches(test, options.batch_size, options.workers)
-    for batch in tqdm(batches, desc="testing", leave=False, disable=None):
-        skipped += [Skipped("test", tests.names[row], reason) for row, reason in batch.broken]
-        if len(skipped) > options.max_missing * count:
-            raise UserError(
-                f"--test-root: more of the {count} test clips cannot be used than --max-missing "
-                f"{options.max_missing:g} allows; first {skipped[0].clip}: {skipped[0].reason}"
-            )
-        if not batch.rows:
-            continue
-        images = batch.images.to(device)
-        seen = trained.visual(images).float()
-        heard = trained.audio(batch.spectrograms.to(device)).float()
-        cosines = functional.localization_map(seen, heard)
-        things = None if object_network is None else object_maps(object_network, images).float()
-        heats = heat_maps(
-            cosines,
-            things,
-            size=test.image_size,
-            protocol=options.protocol,
-            object_share=options.object_share,
+    if len(skipped) > _most_broken(tests, max_missing):
+        raise UserError(
+            f"--test-root: more of the {count} test clips cannot be used than --max-missing "
+            f"{max_missing:g} allows; first {skipped[0].clip}: {skipped[0].reason}"
         )
-        truth = batch.truth.to(device)
-        columns = score(heats, truth, metrics.PROTOCOLS[options.protocol], masks=bool(test.masks))
-        if test.silent:
-            columns.update(confidences(heats, options.protocol))
-        if test.masks:
-            _add_masks(f_scores, heats, truth)
-        scores.append(columns)
-        rows += batch.rows
-        maps.append(cosines.cpu())
-        if KINDS[options.dataset].retrieval:
-            seen_features.append(seen.cpu()[visible[batch.rows]])
-            heard_features.append(heard.cpu()[visible[batch.rows]])
-        if things is not None:
-            objects.append(things.cpu())
-    if not visible[rows].any():
+    batches = [batch for part in parts for batch in part.batches]
+    rows = [row for batch in batches for row in batch.rows]
+    visible = tests.labelled.visible[rows]
+    if not visible.any():
         raise nothing_left(count, skipped)
+    objects = [batch.objects for batch in batches if batch.objects is not None]
+    features = [batch.features for batch in batches if batch.features is not None]
     return Tested(
+        how,
         torch.tensor(rows),
-        visible[rows],
-        joined(scores),
-        _f_scores(f_scores),
-        torch.cat(maps),
+        visible,
+        joined([batch.columns for batch in batches]),
+        _f_scores([part.masks for part in parts]),
+        torch.cat([batch.maps for batch in batches]),
         torch.cat(objects) if objects else None,
-        Features(torch.cat(seen_features), torch.cat(heard_features)) if seen_features else None,
+        Features(*map(torch.cat, zip(*features, strict=True))) if features else None,
         skipped,
     )
 
 
-def _add_masks(f_scores: dict[str, MaskMetric], heats: dict[str, Tensor], truth: Tensor) -> None:
+def _most_broken(tests: NamedTests, max_missing: float) -> float:
+    return max_missing * (len(tests.names) + len(tests.skipped))
+
+
+def _add_masks(counted: dict[str, MaskMetric], heats: dict[str, Tensor], truth: Tensor) -> None:
     """Count what the F-score is made of, on maps stretched to [0, 1]."""
     for who, heat in with_disc(heats, truth).items():
-        metric = f_scores.setdefault(who, MaskMetric().to(truth.device))
+        metric = counted.setdefault(who, MaskMetric().to(truth.device))
         metric.update(stretch(heat).clamp(0, 1), truth)
 
 
-def _f_scores(counted: dict[str, MaskMetric]) -> dict[str, float]:
+def _f_scores(parts: Sequence[dict[str, MaskMetric]]) -> dict[str, float]:
     """Return the F-scores, none where every mask was empty."""
+    counted: dict[str, MaskMetric] = {}
+    for part in parts:
+        for who, metric in part.items():
+            if who in counted:
+                counted[who].merge_state(metric)
+            else:
+                counted[who] = metric
     return {
         who: metric.compute()["f_score"].item() for who, metric in counted.items() if metric.filled
     }

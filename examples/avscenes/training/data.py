@@ -13,16 +13,15 @@ import torch
 
 from avscenes.files.errors import UserError
 from avscenes.media.transforms import TRANSFORMS
-from avscenes.scenes.scene import CLASSES, class_name, make_scenes
+from avscenes.scenes.scene import make_scenes
 from avscenes.sets.annotated import annotated_set, labelled_set
 from avscenes.sets.clips import ClipPairs, Skipped, check_files, clips_in
-from avscenes.sets.labelled import LabelledSet
 from avscenes.sets.lists import check_layout, read_ids
 from avscenes.sets.loaders import DATA_SEED, PairDataset
 from avscenes.sets.overlap import check_overlap
 from avscenes.sets.sampling import generator_for
-from avscenes.sets.scene_pairs import SceneDataset, scene_test_set
-from avscenes.sets.testsets import KINDS
+from avscenes.sets.scene_pairs import SceneDataset
+from avscenes.sets.testsets import KINDS, NamedTests, scene_tests
 from avscenes.training.settings import check_split
 
 
@@ -31,7 +30,7 @@ class Data(NamedTuple):
 
     train: PairDataset
     validation: PairDataset
-    test: LabelledSet
+    test: NamedTests
     train_size: int
     validation_size: int
     test_ids_in_training: int
@@ -42,11 +41,10 @@ def synthetic_data(settings: argparse.Namespace) -> Data:
     """Make the scenes."""
     train = make_scenes(DATA_SEED, "train", settings.train_size)
     validation = make_scenes(DATA_SEED, "validation", settings.validation_size)
-    test = make_scenes(DATA_SEED, "test", settings.test_size)
     return Data(
         train=SceneDataset(train, settings.seed),
         validation=SceneDataset(validation, settings.seed),
-        test=scene_test_set(test, [class_name(label) for label in range(CLASSES)]),
+        test=scene_tests(settings.test_size),
         train_size=settings.train_size,
         validation_size=settings.validation_size,
         test_ids_in_training=0,
@@ -116,7 +114,7 @@ def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, l
     data = Data(
         train=ClipPairs(clips_in(root, train), settings.seed, transform),
         validation=ClipPairs(clips_in(root, validation), settings.seed, transform),
-        test=test,
+        test=NamedTests(test, tested, [entry for entry in skipped if entry.split == "test"]),
         train_size=len(train),
         validation_size=len(validation),
         test_ids_in_training=len(check_overlap([*train, *validation], tested, allow=True)),

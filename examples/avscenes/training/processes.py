@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from avscenes.files.errors import UserError
+
+T = TypeVar("T")
 
 
 def process_rank() -> int:
@@ -67,21 +70,21 @@ def rows_of_all(rows: Tensor, world: int) -> Tensor:
     return torch.cat(parts)
 
 
-def rows_of_all_on_first(rows: Tensor, rank: int, world: int) -> Tensor | None:
-    """Return the same on process 0 only, which the others need not wait for.
+def parts_on_first(part: T, rank: int, world: int) -> list[T] | None:
+    """Return what all processes have, in the order of their ranks; None on all but process 0.
 
     Args:
-        rows: Of this process, on the CPU; every process brings as many.
+        part: Of this process, on the CPU.
         rank: Of this process.
         world: Number of processes.
     """
     if world == 1:
-        return rows
+        return [part]
     # The group of the training may only know how to send what lies on a GPU.
     group = dist.new_group(backend="gloo")
-    parts = [torch.empty_like(rows) for _ in range(world)] if rank == 0 else None
-    dist.gather(rows, parts, dst=0, group=group)
-    return None if parts is None else torch.cat(parts)
+    parts: list[Any] | None = [None] * world if rank == 0 else None
+    dist.gather_object(part, parts, dst=0, group=group)
+    return parts
 
 
 def leave_group() -> None:

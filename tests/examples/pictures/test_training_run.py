@@ -9,8 +9,9 @@ from small_sets import write_set
 from avcontrast import metrics
 from avscenes.pictures import training_run as pictures
 from avscenes.sets.testsets import read_tests
-from avscenes.testing import evaluation
-from avscenes.testing.retrieval import Features
+from avscenes.testing.figures import all_figures
+from avscenes.testing.run import Conditions, Networks, run_part, whole_test
+from avscenes.testing.table import table
 
 HISTORY = [f"{stage}_{term}" for stage in ("train", "validation") for term in pictures._CURVES]
 
@@ -20,28 +21,27 @@ def flickr(tmp_path, encoders):
     """Three clips without classes, and what an untrained model makes of them."""
     options, names, _ = write_set("flickr", tmp_path)
     named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    test = read_tests(Namespace(dataset="flickr", test_size=3, **named)).labelled
-    _, visual, audio = by_hand(encoders, files_of("flickr", names[:3], tmp_path))
-    return test, evaluation.evaluate(Features(visual, audio), test)
+    tests = read_tests(Namespace(dataset="flickr", test_size=3, **named))
+    how = Conditions("flickr", "ezvsl-test")
+    part = run_part(Networks(*encoders), tests, how, batch_size=2, workers=0, max_missing=0)
+    maps, _, _ = by_hand(encoders, files_of("flickr", names[:3], tmp_path))
+    return tests, whole_test([part], tests, how, 0), maps
 
 
 def test_a_training_is_scored_with_the_votes_of_two(flickr):
-    test, tested = flickr
-    maps = torch.einsum(
-        "ndhw,nd->nhw",
-        torch.nn.functional.normalize(tested.features.visual, dim=1),
-        torch.nn.functional.normalize(tested.features.audio, dim=1),
-    )
-    truth = torch.stack([metrics.ground_truth_map(boxes, 224, 2) for boxes in test.boxes])
+    tests, tested, maps = flickr
+    boxes = tests.labelled.boxes
+    truth = torch.stack([metrics.ground_truth_map(several, 224, 2) for several in boxes])
     ciou = metrics.localization_ciou(maps, truth)
-    assert tested.metrics["model_mean_ciou_half"] == pytest.approx(ciou.mean().item(), abs=1e-6)
-    report = evaluation.report(tested.metrics)
-    assert "own pair, image to sound" in report
-    assert "same class" not in report
+    results = all_figures(tests, tested)
+    assert results["model_mean_ciou_half"] == pytest.approx(ciou.mean().item(), abs=1e-4)
+    printed = table(results, "ezvsl-test")
+    assert "own pair, image to sound" in printed
+    assert "same class" not in printed
 
 
 def test_pictures_of_clips_without_classes(flickr, tmp_path, monkeypatch):
-    test, tested = flickr
+    tests, tested, _ = flickr
     columns = ["epoch", "learning_rate", "validation_pair_recall_5", *HISTORY]
     rows = [columns, ["0"] * len(columns)]
     (tmp_path / "metrics.csv").write_text("".join(f"{','.join(row)}\n" for row in rows))
@@ -53,10 +53,10 @@ def test_pictures_of_clips_without_classes(flickr, tmp_path, monkeypatch):
     shown = []
     draw = pictures.draw_truth
     monkeypatch.setattr(pictures, "draw_truth", lambda *a: (shown.append(a[2]), draw(*a))[1])
-    settings = Namespace(dataset="flickr", loss="nce", seed=0, warmup_epochs=0, temperature=0.03)
-    pictures.draw_all(tmp_path, test, tested, settings)
+    name = "flickr, nce, seed 0"
+    pictures.draw_all(tmp_path, tests, tested, name=name, warmup_epochs=0, temperature=0.03)
     assert sorted(set(shown)) == [0, 1, 2]
     assert "Adjacency, 3 test pairs (flickr, nce, seed 0)" in titles
     assert {path.name for path in tmp_path.glob("*.png")} == {
-        *("learning_curves.png", "localization.png", "adjacency.png")
+        *("learning_curves.png", "localization.png", "adjacency.png", "gallery.png")
     }

@@ -30,7 +30,7 @@ def test_two_annotators_make_a_pixel_certain(tmp_path, make_clip):
     samples = flickr_samples(tmp_path, ["10000130166"], tmp_path)
     data, skipped = annotated_set(samples, workers=1, consensus=CONSENSUS)
     assert skipped == []
-    truth = data.ground_truth([0])[0]
+    truth = data.truth(0)
     assert truth.unique().tolist() == [0, 0.5, 1]
     assert torch.equal(truth, published_map(tmp_path / "10000130166.xml"))
     # Rows 56 to 111 are in all boxes; 87 is the end of the third one.

@@ -37,7 +37,7 @@ def test_boxes_or_masks(root, masks, area):
     assert skipped == []
     assert data.pairs.clips == [NAME]
     assert data.class_names == ["accordion"]
-    assert data.ground_truth([0]).sum().item() == area
+    assert data.truth(0).sum().item() == area
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,11 @@ def test_held_out_clips_are_no_training_clips(tmp_path, vggsound):
     assert skipped == []
     assert (data.train_size, data.validation_size) == (9, 3)
     assert not set(data.train.clips) & set(data.validation.clips)
-    assert data.test.class_names == ["a", "b"]
-    assert data.test.labels.tolist() == [0, 1, 0, 1]
-    assert data.test.ground_truth([0]).sum().item() == 112 * 112
+    test = data.test.labelled
+    assert data.test.names == ["test0", "test1", "test2", "test3"]
+    assert test.class_names == ["a", "b"]
+    assert test.labels.tolist() == [0, 1, 0, 1]
+    assert test.truth(0).sum().item() == 112 * 112
 
 
 def test_a_lost_clip_is_left_out_and_moves_no_other(tmp_path, vggsound):
@@ -131,11 +133,15 @@ def test_a_lost_clip_is_left_out_and_moves_no_other(tmp_path, vggsound):
 def test_a_known_list_of_left_out_clips_is_used_as_it_is(tmp_path, vggsound):
     whole, _ = clip_data(vggsound, tmp_path / "skipped.csv")
     entry = Skipped("train", whole.train.clips[0], "was broken then")
+    lost = Skipped("test", "test1", "was broken too")
     with (tmp_path / "skipped.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([Skipped._fields, entry])
+        csv.writer(file).writerows([Skipped._fields, entry, lost])
+    vggsound.max_missing = 0.25
     again, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
-    assert skipped == [entry]
+    assert skipped == [entry, lost]
     assert again.train.clips == whole.train.clips[1:]
+    assert again.test.names == ["test0", "test2", "test3"]
+    assert again.test.skipped == [lost]
 
 
 def test_too_many_lost_clips_stop_the_run(tmp_path, vggsound):
@@ -155,7 +161,7 @@ def test_test_clips_in_the_training_list_are_counted(tmp_path, vggsound, make_cl
     vggsound.allow_overlap = True
     data, _ = clip_data(vggsound, tmp_path / "skipped.csv")
     assert data.test_ids_in_training == 1
-    assert data.test.ground_truth([0, 1]).sum().item() == 0
+    assert [data.test.labelled.truth(row).sum().item() for row in (0, 1)] == [0, 0]
 
 
 def test_test_clips_are_counted_however_their_ids_are_written(tmp_path, vggsound, make_clip):

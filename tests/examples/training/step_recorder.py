@@ -35,7 +35,7 @@ def main(arguments):
 
     train_fnac.build_trainer = with_recorder
     train_fnac.WARM_START_OBJECTS = 64
-    train_fnac.draw_all = lambda *_: None
+    train_fnac.draw_all = lambda *_, **__: None
     return train_fnac.main(arguments)
 
 

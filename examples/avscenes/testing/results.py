@@ -1,0 +1,79 @@
+"""What a test leaves: a table under the lines that say what it is of, figures, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import avcontrast
+from avcontrast import metrics
+from avscenes.files.whole_files import write_json, write_table, write_whole
+from avscenes.sets.testsets import NamedTests
+from avscenes.testing.figures import all_figures, counts, sample_rows
+from avscenes.testing.run import Tested
+from avscenes.testing.table import describe, table
+
+
+def caption(tests: NamedTests, tested: Tested, checkpoint: Path, epoch: int) -> str:
+    """Return what the figures of a table belong to; an epoch of 0 is not known."""
+    how, silent, lost = tested.how, int((~tested.visible).sum()), len(tested.skipped)
+    at = f" (epoch {epoch})" if epoch else ""
+    lines = [
+        f"{checkpoint}{at}, {how.dataset}: {len(tested.rows)} pairs"
+        + (f", {silent} of them silent" if tests.labelled.silent else "")
+        + (f", {lost} left out" if lost else ""),
+        describe(how.protocol),
+    ]
+    if tested.objects is not None:
+        lines.append(f"mix: {1 - how.object_share:g} model + {how.object_share:g} OGL")
+    flat = int(metrics.flat_maps(tested.maps).sum())
+    if flat:
+        lines.append(
+            f"{flat} of the {len(tested.maps)} maps of the model are flat and point nowhere: what "
+            "they score is made of ties and rounding"
+        )
+    return "\n".join(lines)
+
+
+def write_results(
+    folder: Path, tests: NamedTests, tested: Tested, title: str, about: dict[str, Any]
+) -> str:
+    """Write `samples.csv`, `left_out.csv`, `table.txt` and, at last, `metrics.json`.
+
+    Args:
+        folder: Where to.
+        tests: The test set.
+        tested: What came out.
+        title: Lines to stand above the table.
+        about: What else is to be said of the figures in `metrics.json`.
+
+    Returns:
+        The table with its title.
+    """
+    how = tested.how
+    figures = all_figures(tests, tested)
+    text = f"{title}\n\n{table(figures, how.protocol)}"
+    rows = sample_rows(tests, tested)
+    write_table(folder / "samples.csv", list(rows[0]), rows)
+    lost = [{"clip": entry.clip, "reason": entry.reason} for entry in tested.skipped]
+    if lost:
+        write_table(folder / "left_out.csv", ["clip", "reason"], lost)
+    else:
+        (folder / "left_out.csv").unlink(missing_ok=True)  # of an earlier test
+    write_whole(folder / "table.txt", f"{text}\n".encode())
+    write_json(
+        folder / "metrics.json",
+        {
+            **figures,
+            **about,
+            "dataset": how.dataset,
+            "protocol": how.protocol,
+            "object_share": None if tested.objects is None else how.object_share,
+            **counts(tests, tested),
+            "avcontrast": avcontrast.__version__,
+            "torch": torch.__version__,
+        },
+    )
+    return text
