@@ -15,7 +15,6 @@ of their own; the last draws one heat map.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ import torch
 
 import avcontrast
 from avscenes.files.errors import UserError
+from avscenes.files.output import check_free
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import load_object_network
@@ -37,15 +37,6 @@ from avscenes.testing.figures import all_figures, counts, sample_rows
 from avscenes.testing.run import Tested, run_tests
 from avscenes.testing.table import describe, table
 from avscenes.training.trained import Trained, load_trained
-
-
-def check_free(option: str, path: Path) -> None:
-    """Raise `UserError` when there is something already, or nothing can be made there."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"{option}: {path} holds results already; name another place")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise UserError(f"{option}: cannot make {path}: {nearest} is no writable folder")
 
 
 @contextmanager

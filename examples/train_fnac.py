@@ -29,6 +29,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import avcontrast
 from avscenes.files.errors import UserError
+from avscenes.files.output import check_free
 from avscenes.files.whole_files import write_json
 from avscenes.models.encoders import ResNet18, build_encoders
 from avscenes.models.warm_start import warm_start
@@ -58,7 +59,7 @@ from avscenes.training.records import (
     WholeFileCheckpoints,
     load_checkpoint,
 )
-from avscenes.training.run_folder import check_output, start_run
+from avscenes.training.run_folder import start_run
 from avscenes.training.settings import LOSSES
 
 WARM_START_OBJECTS = 1_536
@@ -244,8 +245,9 @@ def run(settings: argparse.Namespace, interruption: Interruption) -> None:
     output = Path(settings.output_dir)
     same_data = SameData()
     trainer = build_trainer(settings, output, [interruption, same_data])
-    if first_process():
-        check_output(settings, output)
+    if first_process() and not settings.resume:
+        advice = "go on with them by --resume, or name another folder"
+        check_free("--output-dir", output, claim="config.json", advice=advice)
     module = build_module(settings)
     data, skipped = load_data(settings, output)
     same_data.digest = data.digest

@@ -253,7 +253,7 @@ def test_a_folder_with_a_run_is_not_written_over(finished, capsys):
     output, _ = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 2
-    assert "holds a run already; go on with it by --resume" in capsys.readouterr().err
+    assert "holds results already; go on with them by --resume" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()} == before
 
 
