@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -146,7 +147,8 @@ def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Ca
             use_distributed_sampler=False,  # the order of the samples knows about ranks itself
             enable_model_summary=False,
             plugins=[WholeFileCheckpoints()],
-            logger=TensorBoardLogger(output, name="tensorboard", version=""),
+            logger=find_spec("tensorboard") is not None
+            and TensorBoardLogger(output, name="tensorboard", version=""),
             callbacks=[
                 *callbacks,
                 EpochBar(),
