@@ -141,7 +141,6 @@ def stages(folder: Path, count: int, options: argparse.Namespace) -> dict[str, S
     images = [load_frame(clip.frame, SHORT_SIDE) for clip in clips]
     wholes = [load_frame(clip.frame) for clip in clips]
     waves = [load_wave(clip.sound) for clip in clips]
-    batched = torch.stack(waves).to(options.device)
     spectra = [published_spectrogram(wave, SAMPLE_RATE).float()[None] for wave in waves]
     generator = torch.Generator().manual_seed(0)
     pairs = ClipPairs(clips, seed=0)
@@ -149,11 +148,6 @@ def stages(folder: Path, count: int, options: argparse.Namespace) -> dict[str, S
 
     def each(work: Callable[[Any], object], inputs: Sequence[object]) -> Stage:
         return Stage(lambda: [work(one) for one in inputs], count)
-
-    def batch_on_device() -> None:
-        published_spectrogram(batched, SAMPLE_RATE)
-        if options.device == "cuda":
-            torch.cuda.synchronize()
 
     longer = ClipPairs(clips * (options.epoch // count), seed=0)
 
@@ -180,7 +174,6 @@ def stages(folder: Path, count: int, options: argparse.Namespace) -> dict[str, S
         "decode sound, FLAC": each(load_wave, [folder / "flac" / f"{n}.flac" for n in names]),
         "decode sound, 44.1 kHz": each(load_wave, [folder / "stereo" / f"{n}.wav" for n in names]),
         "spectrogram": each(lambda wave: published_spectrogram(wave, SAMPLE_RATE), waves),
-        f"spectrogram, batch on {options.device}": Stage(batch_on_device, count),
         "masks": each(lambda spectrum: spec_augment(spectrum, generator), spectra),
         "collate": Stage(lambda: default_collate(samples), count),
         "training sample": each(lambda number: pairs[0, number], range(count)),
@@ -214,7 +207,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         process_ms, wall_ms = 1e3 * np.median(laps[stage], axis=0) / samples
         rows.append(
             Row(
-                **environment(options.device, 1),  # type: ignore[arg-type]
+                **environment("cpu", 1),  # type: ignore[arg-type]
                 pillow=PIL.__version__,
                 scipy=scipy.__version__,
                 soundfile=soundfile.__version__,
@@ -265,14 +258,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--workers", type=int, nargs="+", default=list(WORKERS), metavar="W", help="of loaders"
     )
     parser.add_argument("--batch", type=positive, default=32, metavar="B", help="of the loaders")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="few files, one round")
     parser.add_argument(
-        "--output", type=Path, metavar="CSV", help="default benchmarks/results/data_DEVICE.csv"
+        "--output", type=Path, metavar="CSV", help="default benchmarks/results/data_cpu.csv"
     )
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: no CUDA device is available")
     if min(options.workers) < 0:
         parser.error(f"--workers: must be at least 0, got {min(options.workers)}")
     options.files = options.files or (4 if options.quick else 32)
@@ -285,7 +275,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.batch > options.epoch:
         parser.error(f"--batch: must be at most {options.epoch} for {options.files} files")
     if options.output is None:
-        name = "data_quick.csv" if options.quick else f"data_{options.device}.csv"
+        name = "data_quick.csv" if options.quick else "data_cpu.csv"
         options.output = ROOT / "benchmarks" / "results" / name
     return options
 

@@ -15,7 +15,6 @@ of their own; the last draws one heat map.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from avscenes.files.errors import UserError
+from avscenes.files.output import check_free
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import load_object_network
 from avscenes.options.evaluation import complete, parse
@@ -32,15 +32,6 @@ from avscenes.sets.testsets import read_tests
 from avscenes.testing.results import caption, write_results
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 from avscenes.training.trained import load_trained
-
-
-def check_free(option: str, path: Path) -> None:
-    """Raise `UserError` when there is something already, or nothing can be made there."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"{option}: {path} holds results already; name another place")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise UserError(f"{option}: cannot make {path}: {nearest} is no writable folder")
 
 
 @contextmanager

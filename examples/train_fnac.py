@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import avcontrast
 from avscenes.files.errors import UserError
+from avscenes.files.output import check_free
 from avscenes.models.encoders import ResNet18, build_encoders
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import load_encoders, load_image_weights
@@ -60,7 +62,7 @@ from avscenes.training.records import (
     WholeFileCheckpoints,
     load_checkpoint,
 )
-from avscenes.training.run_folder import check_output, start_run
+from avscenes.training.run_folder import start_run
 from avscenes.training.settings import LOSSES
 
 WARM_START_OBJECTS = 1_536
@@ -147,7 +149,8 @@ def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Ca
             use_distributed_sampler=False,  # the order of the samples knows about ranks itself
             enable_model_summary=False,
             plugins=[WholeFileCheckpoints()],
-            logger=TensorBoardLogger(output, name="tensorboard", version=""),
+            logger=find_spec("tensorboard") is not None
+            and TensorBoardLogger(output, name="tensorboard", version=""),
             callbacks=[
                 *callbacks,
                 EpochBar(),
@@ -256,8 +259,9 @@ def run(settings: argparse.Namespace, interruption: Interruption) -> None:
     output = Path(settings.output_dir)
     same_data = SameData()
     trainer = build_trainer(settings, output, [interruption, same_data])
-    if first_process():
-        check_output(settings, output)
+    if first_process() and not settings.resume:
+        advice = "go on with them by --resume, or name another folder"
+        check_free("--output-dir", output, claim="config.json", advice=advice)
     module = build_module(settings)
     data, skipped = load_data(settings, output)
     same_data.digest = data.digest

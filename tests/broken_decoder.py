@@ -9,6 +9,8 @@ def decode(name):
         os.kill(os.getpid(), signal.SIGSEGV)
     if name == "hang":
         time.sleep(600)
+    if name == "disk full":
+        raise OSError(28, "No space left on device")
     return "is broken" if name == "broken" else None
 
 

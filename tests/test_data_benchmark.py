@@ -83,13 +83,6 @@ def test_bad_arguments(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
-def test_no_cuda_device(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run(data_benchmark, "--device", "cuda")
-    assert "no CUDA device is available" in capsys.readouterr().err
-
-
 def test_every_metric_is_measured(tmp_path, capsys):
     output = tmp_path / "metrics.csv"
     assert run(metrics_benchmark, "--quick", "--threads", 1, "--output", output) == 0

@@ -32,23 +32,37 @@ def slow_recall(similarity, labels, k, exclude_self):
     return hits / len(similarity)
 
 
+KINDS = pytest.mark.parametrize(
+    ("classes", "exclude_self"), [(None, False), (4, False), (4, True), (30, True)]
+)
+LENGTHS = (1, 2, 5, 22, 23)
+
+
 class TestRecallAtK:
-    @pytest.mark.parametrize("ties", [False, True])
-    @pytest.mark.parametrize(
-        ("classes", "exclude_self"), [(None, False), (4, False), (4, True), (30, True)]
-    )
-    def test_agrees_with_sorting(self, generator, classes, exclude_self, ties):
+    @KINDS
+    def test_agrees_with_torchmetrics(self, generator, classes, exclude_self):
         n = 23
         similarity = torch.randn(n, n, generator=generator)
-        if ties:
-            similarity = similarity.round()
         labels = None if classes is None else torch.randint(classes, (n,), generator=generator)
-        recall = metrics.recall_at_k(
-            similarity, labels, (1, 2, 5, 22, 23), exclude_self=exclude_self
-        )
+        recall = metrics.recall_at_k(similarity, labels, LENGTHS, exclude_self=exclude_self)
+        own = torch.eye(n).bool()
+        correct = own if labels is None else labels[:, None] == labels
+        kept = ~own if exclude_self else torch.ones(n, n).bool()
+        queries = torch.arange(n)[:, None].expand(n, n)
+        for k in LENGTHS:
+            oracle = RetrievalHitRate(top_k=k)
+            oracle.update(similarity[kept], correct[kept], queries[kept])
+            assert recall[k].item() == pytest.approx(oracle.compute().item())
+
+    @KINDS
+    def test_agrees_with_sorting_where_there_are_ties(self, generator, classes, exclude_self):
+        n = 23
+        similarity = torch.randn(n, n, generator=generator).round()
+        labels = None if classes is None else torch.randint(classes, (n,), generator=generator)
+        recall = metrics.recall_at_k(similarity, labels, LENGTHS, exclude_self=exclude_self)
         expected = {
             k: slow_recall(similarity, None if labels is None else labels.tolist(), k, exclude_self)
-            for k in (1, 2, 5, 22, 23)
+            for k in LENGTHS
         }
         assert {k: value.item() for k, value in recall.items()} == pytest.approx(expected)
 

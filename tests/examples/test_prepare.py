@@ -199,6 +199,27 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, video, signal_number):
     assert len(made(out)) == 120
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+def test_processes_that_are_still_starting_say_nothing_of_an_interruption(tmp_path, videos):
+    command = [sys.executable, script.__file__, str(videos), str(tmp_path / "out")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    said = b""
+    while b"preparing" not in said:
+        said += os.read(run.stderr.fileno(), 1_000)
+    time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGINT)
+    said += run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert said.endswith(b"interrupted; the same command goes on where it stopped\n")
+    assert b"Traceback" not in said
+
+
+def test_processes_that_decode_load_no_torch():
+    code = "import sys, prepare; sys.exit('torch' in sys.modules)"
+    folder = Path(script.__file__).parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

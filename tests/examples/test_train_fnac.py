@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import train_fnac
+from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 
+from avscenes.options.training import parse
 from avscenes.testing.retrieval import class_chance
 
 SCRIPT = Path(train_fnac.__file__)
@@ -87,7 +90,8 @@ def test_every_file_is_there_and_whole(finished):
     output, _ = finished
     present = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert present >= FILES
-    assert any(name.startswith("tensorboard/events") for name in present)
+    written = any(name.startswith("tensorboard/events") for name in present)
+    assert written == (find_spec("tensorboard") is not None)
     assert not any("partial" in name for name in present)
     for name in FILES:
         if name.endswith(".png"):
@@ -258,7 +262,7 @@ def test_a_folder_with_a_run_is_not_written_over(finished, capsys):
     output, _ = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 2
-    assert "holds a run already; go on with it by --resume" in capsys.readouterr().err
+    assert "holds results already; go on with them by --resume" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()} == before
 
 
@@ -362,6 +366,14 @@ def test_the_default_run_learns_to_localise(tmp_path):
     # images lead for all sounds of a class: twelve classes decide, not the 504 queries.
     assert results["class_image_to_sound_r1"] > 0.35
     assert results["class_sound_to_image_r1"] > 0.15
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorboard_is_written_for_where_it_is_installed(tmp_path, monkeypatch, installed):
+    monkeypatch.setattr(train_fnac, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(train_fnac, "TensorBoardLogger", lambda *_, **__: DummyLogger())
+    settings = parse(["--accelerator", "cpu", "--output-dir", str(tmp_path)])
+    assert len(train_fnac.build_trainer(settings, tmp_path, []).loggers) == installed
 
 
 def test_class_chance_is_the_share_of_hits_of_random_rankings():

@@ -8,58 +8,49 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import time
-from collections.abc import Callable, Generator, Iterable
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from multiprocessing import resource_tracker
+from typing import TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from avscenes.files.errors import UserError
 
 Input = TypeVar("Input")
 _PATIENCE = 5.0
 
 
-class Worker(NamedTuple):
-    """A process and this end of the pipe to it."""
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back here, and for good from the processes that start meanwhile.
 
-    process: BaseProcess
-    pipe: Connection
-
-
-def _serve(pipe: Connection, function: Callable[[Any], str | None]) -> None:
-    """Answer inputs until the other end is closed, be it by a parent that was killed."""
-    # Ctrl-C reaches every process of a terminal; the parent alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        while True:
-            pipe.send(function(pipe.recv()))
-    except (EOFError, OSError):
+    It reaches every process of a terminal, and the parent alone decides what it means. Those of
+    pebble ignore it too, but only once they have imported what they need.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
         return
-
-
-def _start(function: Callable[[Any], str | None]) -> Worker:
-    # A forked process would share locks and decoder threads with this one.
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-    process.start()
-    theirs.close()
-    return Worker(process, mine)
-
-
-def _stop(worker: Worker, patience: float = 0.0) -> None:
-    worker.pipe.close()
-    worker.process.join(patience)
-    worker.process.kill()
-    worker.process.join()
-
-
-def _answer(worker: Worker) -> tuple[str | None, bool]:
-    """Return the fault of the input that a worker had, and whether the worker still lives."""
+    resource_tracker.ensure_running()  # when it starts, it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return worker.pipe.recv(), True
-    except (EOFError, OSError):
-        worker.process.join()
-        return f"the process crashed (exit status {worker.process.exitcode})", False
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _fault(answer: Future[str | None], limit: float) -> str | None:
+    try:
+        return answer.result()
+    except ProcessExpired as error:
+        return f"the process crashed (exit status {error.exitcode})"
+    except TimeoutError:
+        return f"not done after {limit:g} s"
+    except BrokenProcessPool as error:
+        raise UserError("the processes end without taking work, as if they were killed") from error
 
 
 def faults_of(
@@ -71,44 +62,33 @@ def faults_of(
     """Yield every input with what is wrong with it, or None, as soon as it is known.
 
     Args:
-        function: Of a module's top level; returns the fault of an input, or None.
+        function: Of a module's top level; returns the fault of an input, or None. What it raises
+            ends the run.
         inputs: What it is called with; handed out in order, answered in any.
-        count: Number of processes.
+        count: Number of processes, and of inputs that are handed out at a time.
         limit: Seconds after which a process is given up, and its input with it.
+
+    Raises:
+        UserError: When the processes end before they are given an input.
     """
     left = iter(inputs)
-    busy: dict[Connection, tuple[Worker, Input, float]] = {}
-
-    def give(worker: Worker | None) -> bool:
-        """Hand the next input to a worker, or to a new one; return whether there was any."""
-        for value in left:
-            worker = worker or _start(function)
-            worker.pipe.send(value)
-            busy[worker.pipe] = worker, value, time.monotonic() + limit
-            return True
-        if worker is not None:
-            _stop(worker)
-        return False
-
+    # A forked process would share locks and decoder threads with this one.
+    pool = ProcessPool(count, context=multiprocessing.get_context("spawn"))
+    busy: dict[Future[str | None], Input] = {}
     try:
-        while len(busy) < count and give(None):
-            pass
-        while busy:
-            soonest = min(deadline for _, _, deadline in busy.values())
-            ready = wait(list(busy), max(0.0, soonest - time.monotonic()))
-            for pipe, (worker, value, deadline) in list(busy.items()):
-                if pipe in ready:
-                    fault, alive = _answer(worker)
-                elif time.monotonic() >= deadline:
-                    fault, alive = f"not done after {limit:g} s", False
-                else:
-                    continue
-                del busy[pipe]
-                if not alive:
-                    _stop(worker)
-                give(worker if alive else None)
-                yield value, fault
+        while True:
+            for value in islice(left, count - len(busy)):
+                with _interrupts_held():
+                    answer = pool.schedule(function, (value,), timeout=limit)
+                busy[answer] = value
+            if not busy:
+                return
+            for done in wait(busy, return_when=FIRST_COMPLETED).done:
+                yield busy.pop(done), _fault(done, limit)
     finally:
-        # Interrupted: what is being written is finished first.
-        for worker, _, _ in busy.values():
-            _stop(worker, _PATIENCE)
+        try:
+            # Interrupted: what is being written is finished first.
+            wait(busy, _PATIENCE)
+        finally:
+            pool.stop()  # type: ignore[no-untyped-call]
+            pool.join()

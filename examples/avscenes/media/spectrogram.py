@@ -1,49 +1,30 @@
-"""Log-spectrograms in torch: the published one, and one with log-spaced bins for the scenes."""
+"""Log-spectrograms: the published one, and one with log-spaced bins for the scenes."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from scipy import signal
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def tukey_window(length: int, share: float = 0.25, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a periodic Tukey window [length] whose tapered part has the given share.
-
-    Equal to `scipy.signal.get_window(("tukey", share), length)`.
-    """
-    position = torch.arange(length, dtype=torch.float64) / length
-    edge = torch.minimum(position, 1 - position) * 2 / share
-    return (0.5 - 0.5 * torch.cos(math.pi * edge.clamp(max=1.0))).to(dtype)
-
-
-def published_spectrogram(
-    wave: Tensor, sample_rate: int, *, segment: int = 512, overlap: int = 274
-) -> Tensor:
+def published_spectrogram(wave: Tensor, sample_rate: int) -> Tensor:
     """Return the log-spectrogram that EZ-VSL, SLAVC and FNAC feed to their audio network.
 
-    Power density of overlapping segments, each with its mean removed and under a Tukey window, as
-    `scipy.signal.spectrogram(wave, sample_rate, nperseg=512, noverlap=274)` gives it; then
+    Power density of overlapping segments, each with its mean removed and under a Tukey window; then
     `log(power + 1e-7) / 12`. Silence is -1.34 and a full-scale sine reaches about -0.35.
 
     Args:
         wave: Samples in [-1, 1], [..., length].
         sample_rate: In Hz; scales the density.
-        segment: Samples in a segment.
-        overlap: Samples that neighbouring segments share.
 
     Returns:
-        [..., segment // 2 + 1, frames]; 3 s at 16 kHz give 257 x 200.
+        [..., 257, frames]; 3 s at 16 kHz give 200 frames.
     """
-    window = tukey_window(segment, dtype=wave.dtype).to(wave.device)
-    frames = wave.unfold(-1, segment, segment - overlap)  # [..., frames, segment]
-    frames = (frames - frames.mean(dim=-1, keepdim=True)) * window
-    power = torch.fft.rfft(frames).abs().square() / (sample_rate * window.square().sum())
-    # One-sided density: every bin but the constant and the Nyquist one stands for two.
-    power[..., 1 : (segment + 1) // 2] *= 2
-    return torch.log(power + 1e-7).div(12).transpose(-1, -2)
+    _, _, power = signal.spectrogram(wave.numpy(), sample_rate, nperseg=512, noverlap=274)
+    return torch.from_numpy(power).add(1e-7).log().div(12)
 
 
 def log_frequency_spectrogram(

@@ -1,9 +1,8 @@
-"""The output folder of a run: whether it is free, and what is written when the run starts."""
+"""What is written into the output folder when a run starts."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 from pathlib import Path
 
@@ -11,21 +10,8 @@ import lightning
 import torch
 
 import avcontrast
-from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.sets.clips import Skipped
-
-
-def check_output(settings: argparse.Namespace, output: Path) -> None:
-    """Raise `UserError` when the folder holds another run or cannot be made."""
-    if not settings.resume and (output / "config.json").exists():
-        raise UserError(
-            f"--output-dir: {output} holds a run already; "
-            "go on with it by --resume, or name another folder"
-        )
-    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise UserError(f"--output-dir: cannot make {output}: {nearest} is no writable folder")
 
 
 def start_run(settings: argparse.Namespace, output: Path, skipped: list[Skipped]) -> None:

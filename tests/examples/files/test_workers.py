@@ -24,6 +24,19 @@ def test_a_crash_or_a_hang_costs_one_input():
     assert faults["crash"] == f"the process crashed (exit status {-signal.SIGSEGV})"
 
 
+def test_inputs_are_taken_a_few_at_a_time():
+    taken = []
+    names = (taken.append(name) or name for name in "abcdefgh")
+    for done, _ in enumerate(faults_of(decode, names, 2, 60.0)):
+        assert len(taken) <= done + 2
+    assert len(taken) == 8
+
+
+def test_what_the_function_raises_ends_the_run():
+    with pytest.raises(OSError, match="No space left on device"):
+        list(faults_of(decode, ["disk full", *"abcdefgh"], 1, 60.0))
+
+
 def test_nothing_is_started_for_no_inputs():
     assert list(faults_of(decode, [], 2, 1.0)) == []
 
