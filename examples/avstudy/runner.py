@@ -18,7 +18,7 @@ import avcontrast
 from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_json
 from avscenes.files.workers import faults_of
-from avstudy import costs, data, measures, training
+from avstudy import data, measures, training
 from avstudy.plan import Run
 
 # What is changed about the machine: threads, and environment variables of new processes.
@@ -143,7 +143,7 @@ def execute(task: Task) -> dict[str, Any]:
         "one_class": measures.one_class_matrix(features, test),
         "cost": {
             "train_seconds": round(seconds, 2),
-            "loss_mb": costs.loss_megabytes(run.loss, features, setting.batch_size),
+            "loss_mb": measures.loss_megabytes(run.loss, features, setting.batch_size),
         },
         "made_by": {
             "plan": task.digest,

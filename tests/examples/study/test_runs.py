@@ -14,9 +14,10 @@ from false_negative_study import main
 
 from avscenes.files.errors import UserError
 from avstudy import report, rows, runner, tables
+from avstudy.effects import Stage
 from avstudy.plan import QUICK, STUDY, Setting, read_plan
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "false_negative_study.py"
 PUBLISHED = ROOT / "docs" / "evidence"
 
@@ -209,15 +210,14 @@ def test_the_frozen_settings_are_candidates_that_were_calibrated(plan):
 
 
 def test_what_was_tuned_is_what_the_development_seeds_chose(plan):
-    table = rows.read_table(PUBLISHED / rows.RUNS)
+    runs = rows.read_rows(PUBLISHED / rows.RUNS)
+    stage = Stage(plan, runs[runs.stage == "tuning"])
     for setting, tried in plan.report["tuning"].items():
         assert len(tried["nce"]) == len(tried["fnac"]) >= 6
         for kind in ("nce", "fnac"):
             for trial in tried[kind]:
-                assert (
-                    len(table.by_seed("seed", stage="tuning", setting=setting, method=trial)) >= 3
-                )
-            best = tables.chosen_trial(table, setting, tried["measure"], tried[kind])
+                assert len(stage.paired("seed", setting, trial)) >= 3
+            best = tables.chosen_trial(stage, setting, tried["measure"], tried[kind])
             assert plan.methods[f"{setting}-{kind}-tuned"] == plan.methods[best]
 
 
