@@ -7,6 +7,7 @@ import csv
 import doctest
 import importlib.util
 import shutil
+import sys
 import tempfile
 import zlib
 from math import nan
@@ -21,8 +22,11 @@ import avcontrast
 from avcontrast import functional, losses, metrics, ops, schedules
 from avcontrast.metrics import accumulators
 
-HERE = Path(__file__).parent
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
+from avscenes.files.markdown import markdown_table
+
+HERE = Path(__file__).parent
 project = "avcontrast"
 author = "The avcontrast authors"
 copyright = author
@@ -146,8 +150,8 @@ def benchmark_tables(path: Path) -> dict[str, str]:
         memory.append([*size, *megabytes, f"{extra[0] / extra[2]:.1f} x", bound])
     one = rows[0]
     return {
-        "benchmark_time": markdown_table(time),
-        "benchmark_memory": markdown_table(memory),
+        "benchmark_time": markdown_table(time, texts=0),
+        "benchmark_memory": markdown_table(memory, texts=0),
         "benchmark_machine": (
             f"{one['device_name']}, {one['threads']} thread, {one['dtype']}, "
             f"PyTorch {one['torch']}, {one['date']}"
@@ -172,7 +176,7 @@ def distributed_tables(path: Path) -> dict[str, str]:
         table.append([batch, f"`{backend}`", processes, f"{time:.0f}", *sizes])
     one = rows[0]
     return {
-        "distributed_table": markdown_table(table),
+        "distributed_table": markdown_table(table, texts=0),
         "distributed_machine": (
             f"{one['device_name']}, {one['cores']} cores, {one['threads']} thread a process, "
             f"{one['communication']}, {one['dtype']}, PyTorch {one['torch']}, {one['date']}"
@@ -191,7 +195,7 @@ def data_tables(path: Path) -> dict[str, str]:
         table.append([row["stage"], spent, f"{float(row['samples_per_s']):.0f}"])
     one = rows[0]
     return {
-        "data_table": markdown_table(table).replace("---:", "---", 1),
+        "data_table": markdown_table(table),
         "data_machine": (
             f"{one['device_name']}, Pillow {one['pillow']}, PyTorch {one['torch']}, "
             f"load {one['load']} before, {one['date']}"
@@ -210,7 +214,7 @@ def metrics_tables(path: Path) -> dict[str, str]:
         table.append([task, *(f"{seconds[task, n]:.1f}" for n in threads)])
     one = rows[0]
     return {
-        "metrics_table": markdown_table(table).replace("---:", "---", 1),
+        "metrics_table": markdown_table(table),
         "metrics_machine": (
             f"{one['device_name']}, {int(one['maps']):,} maps of {one['size']} x {one['size']}, "
             f"PyTorch {one['torch']}, load {one['load']} before, {one['date']}"
@@ -242,7 +246,7 @@ def kernel_tables(path: Path) -> dict[str, str]:
         numbers = row["warps"], row["registers"], shared, row["spilled_bytes"]
         table.append([step, name.removesuffix(" 49"), row["tile"] or "an image", *numbers])
     return {
-        "kernel_table": markdown_table(table),
+        "kernel_table": markdown_table(table, texts=0),
         "kernel_compiler": f"Triton {rows[0]['triton']}",
         "kernel_count": f"{len(rows)}",
     }
@@ -278,16 +282,11 @@ def protocol_table() -> str:
         compared = COMPARED[rules.inclusive]
         threshold = THRESHOLDS[str(rules.threshold)]
         rows.append([f"`{name}`", EVALUATORS[name], resized, same, compared, threshold])
-    return markdown_table(rows).replace("---:", "---")
+    return markdown_table(rows, texts=len(rows[0]))
 
 
 def resizing(mode: str, align_corners: bool) -> str:
     return f"{mode}, corners {'aligned' if align_corners else 'not aligned'}"
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|" + "---:|" * len(rows[0]), *body])
 
 
 myst_substitutions = {

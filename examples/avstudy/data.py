@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ def _kept(folder: Path, name: object, make: Callable[[], Mapping[str, Tensor]]) 
     path = folder / f"{hashlib.sha256(repr(name).encode()).hexdigest()[:24]}.pt"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        # Two processes may make the same; they write beside each other, and the content is equal.
-        partial = path.with_suffix(f".{os.getpid()}")
+        # Two may make the same, on two machines even: beside each other, and of equal content.
+        partial = path.with_suffix(f".{uuid.uuid4().hex}")
         torch.save(dict(make()), partial)
         partial.replace(path)
     return torch.load(path, weights_only=True)

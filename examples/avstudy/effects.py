@@ -3,70 +3,66 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
+
+import pandas as pd
 
 from avstudy.plan import Plan
-from avstudy.rows import Row, Table
 from avstudy.statistics import Interval, mean_interval, ratio_interval
 
 MEASURES = {"retrieval": "retrieval", "success_quarter": "localisation"}
 
 
-def _asked(stage: str, setting: str, method: str) -> Row:
-    return {"stage": stage, "setting": setting, "method": method, "condition": "plain"}
+class Stage(NamedTuple):
+    """The rows of a stage, and what the plan says of them; a mean over no row is not a number."""
+
+    plan: Plan
+    rows: pd.DataFrame
+
+    def settings(self) -> list[str]:
+        """Return the settings that were run, in the order of the plan."""
+        return list(self.rows.setting.unique())
+
+    def methods(self, setting: str) -> list[str]:
+        """Return the methods that were run in a setting, likewise."""
+        return list(self.rows[self.rows.setting == setting].method.unique())
+
+    def label(self, name: str) -> str:
+        """Return what a method or a setting is called in the report."""
+        return str(self.plan.report.get("labels", {}).get(name, name))
+
+    def paired(self, measure: str, setting: str, *methods: str) -> pd.DataFrame:
+        """Return points with a column for each method and a row for each seed that all have."""
+        rows = self.rows[(self.rows.setting == setting) & (self.rows.condition == "plain")]
+        points = rows.pivot(index="seed", columns="method", values=measure)
+        return points.reindex(columns=methods).dropna()
+
+    def mean(self, measure: str, setting: str, method: str) -> Interval:
+        """Return the mean of a method in points."""
+        return mean_interval(100 * self.paired(measure, setting, method)[method])
+
+    def effect(self, measure: str, setting: str, method: str, reference: str) -> Interval:
+        """Return the paired difference of two methods in points."""
+        both = self.paired(measure, setting, method, reference)
+        return mean_interval(100 * (both[method] - both[reference]))
+
+    def share_of_gap(self, measure: str, setting: str, method: str) -> Interval:
+        """Return how much of the gap between reference and oracle a method closes, in per cent.
+
+        Not a number where no gap is there: its interval holds 0, or the oracle is the worse one.
+        """
+        reference, ceiling = self.plan.report["reference"], self.plan.report["ceiling"]
+        scores = self.paired(measure, setting, reference, ceiling, method)
+        gap = scores[ceiling] - scores[reference]
+        if mean_interval(gap).low <= 0:
+            return Interval(math.nan)
+        return ratio_interval(100 * (scores[method] - scores[reference]), gap)
 
 
-def mean_of(runs: Table, measure: str, stage: str, setting: str, method: str) -> Interval | None:
-    """Return the mean of a method in points, or None if it was not run."""
-    values = runs.by_seed(measure, **_asked(stage, setting, method)).values()
-    return mean_interval([100 * value for value in values]) if values else None
-
-
-def effect(
-    runs: Table, measure: str, stage: str, setting: str, method: str, reference: str
-) -> Interval | None:
-    """Return the paired difference of two methods in points, or None if one was not run."""
-    ours, theirs = runs.paired(
-        measure, _asked(stage, setting, method), _asked(stage, setting, reference)
-    )
-    if not ours:
-        return None
-    return mean_interval([100 * (a - b) for a, b in zip(ours, theirs, strict=True)])
-
-
-def share_of_gap(
-    runs: Table, measure: str, stage: str, setting: str, method: str, plan: Plan
-) -> Interval | None:
-    """Return how much of the gap between reference and oracle a method closes, in per cent.
-
-    None where the gap is not there: its interval holds 0, or the oracle is the worse one.
-    """
-    names = plan.report["reference"], plan.report["ceiling"], method
-    values = [runs.by_seed(measure, **_asked(stage, setting, name)) for name in names]
-    seeds = sorted(set.intersection(*(set(value) for value in values)))
-    plain, best, ours = ([value[seed] for seed in seeds] for value in values)
-    gap = [b - a for a, b in zip(plain, best, strict=True)]
-    if len(seeds) < 2 or mean_interval(gap).low <= 0:
-        return None
-    share = ratio_interval([b - a for a, b in zip(plain, ours, strict=True)], gap)
-    return Interval(*(100 * value for value in share))
-
-
-def written(interval: Interval | None, form: str = "+.1f") -> str:
-    """Write a mean with its interval."""
-    if interval is None:
+def written(interval: Interval, form: str = "+.1f") -> str:
+    """Write a mean with its interval, `-` where there is none."""
+    if math.isnan(interval.mean):
         return "-"
     if not math.isfinite(interval.low):
         return f"{interval.mean:{form}}"
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
-
-
-def label_of(plan: Plan, name: str) -> str:
-    """Return what a method or a setting is called in the report."""
-    label: str = plan.report.get("labels", {}).get(name, name)
-    return label
-
-
-def methods_of(runs: Table, setting: str, stage: str = "evaluation") -> list[str]:
-    """Return the methods that were run in a setting, in the order of the plan."""
-    chosen = runs.chosen(stage=stage, setting=setting)
-    return list(dict.fromkeys(row["method"] for row in chosen))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from avcontrast import functional, metrics
 from avscenes.media.augmentation import scale_images
 from avscenes.scenes.scene import SceneSet
 from avscenes.testing.retrieval import Features, localised_features
-from avstudy.training import Encoders
+from avstudy.plan import Method
+from avstudy.training import Encoders, criterion_of
 
 _PIECE = 128
 _BATCHES = 32  # of each kind, whose similarities are compared
@@ -146,3 +150,20 @@ def one_class_matrix(features: Features, scenes: SceneSet) -> list[list[float]]:
     rows = (scenes.labels == 0).nonzero()[:MATRIX_SIZE, 0]
     matrix = functional.max_similarity(features.visual[rows], features.audio[rows])
     return [[round(value, 4) for value in row] for row in matrix.tolist()]
+
+
+def loss_megabytes(method: Method, features: Features, batch_size: int) -> float:
+    """Return the most that a loss allocates in the forward and backward pass of one batch."""
+    rows = torch.arange(batch_size) % len(features.audio)
+    visual, audio = (part[rows].requires_grad_() for part in features)
+    criterion = criterion_of(method)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else each trace prints lines of its own
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        criterion(visual, audio).backward()
+    assert trace.profiler is not None
+    held = highest = 0
+    for event in sorted(trace.profiler.kineto_results.events(), key=lambda one: one.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            highest = max(highest, held)
+    return round(highest / 1e6, 2)

@@ -7,8 +7,9 @@ from pathlib import Path
 from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_whole
 from avstudy import figures, tables
+from avstudy.effects import Stage
 from avstudy.plan import Plan
-from avstudy.rows import CURVES, MATRICES, RUNS, read_table
+from avstudy.rows import CURVES, MATRICES, RUNS, read_rows
 
 
 def write(plan: Plan, folder: Path) -> list[Path]:
@@ -19,24 +20,33 @@ def write(plan: Plan, folder: Path) -> list[Path]:
     Raises:
         UserError: When there are no rows, or the plan does not say what to report.
     """
-    runs, curves = read_table(folder / RUNS), read_table(folder / CURVES)
-    stages = {row["stage"] for row in runs.rows}
-    written = []
+    runs, curves = read_rows(folder / RUNS), read_rows(folder / CURVES)
+    stages = {name: Stage(plan, rows) for name, rows in runs.groupby("stage")}
+    found: dict[str, str] = {}
+    drawings = []
     try:
-        for name, table in tables.tables(plan, runs).items():
-            written.append(folder / f"{name}.md")
-            write_whole(written[-1], f"{table}\n".encode())
-        drawings = []
-        if "calibration" in stages:
-            drawings.append((figures.calibration, runs))
-        if "evaluation" in stages:
-            drawings += [(figures.effects, runs), (figures.curves, curves)]
-            drawings.append((figures.matrices, read_table(folder / MATRICES)))
-        if "classes" in stages:
-            drawings.append((figures.classes, runs))
-        for draw, rows in drawings:
-            written.append(folder / f"{draw.__name__}.png")
-            draw(written[-1], plan, rows)
+        for table in (tables.calibration, tables.tuning, tables.classes, tables.repeats):
+            if table.__name__ in stages:
+                found[table.__name__] = table(stages[table.__name__])
+        for draw in (figures.calibration, figures.classes):
+            if draw.__name__ in stages:
+                drawings.append((draw, stages[draw.__name__]))
+        if evaluation := stages.get("evaluation"):
+            for name in ("primary", "gaps"):
+                found[name] = tables.comparisons(evaluation, plan.report[name])
+            for role, setting in plan.report["settings"].items():
+                found[f"results-{role}"] = tables.results(evaluation, setting)
+            for name, columns in tables.FURTHER.items():
+                found[name] = tables.further(evaluation, columns)
+            found["costs"] = tables.costs(evaluation)
+            over_time = Stage(plan, curves[curves.stage == "evaluation"])
+            drawings += [(figures.effects, evaluation), (figures.curves, over_time)]
+            drawings.append((figures.matrices, Stage(plan, read_rows(folder / MATRICES))))
+        for name, text in found.items():
+            write_whole(folder / f"{name}.md", f"{text}\n".encode())
+        for draw, stage in drawings:
+            draw(folder / f"{draw.__name__}.png", stage)
     except KeyError as error:
         raise UserError(f"the [report] of the plan says nothing of {error}") from error
-    return written
+    names = [*(f"{name}.md" for name in found), *(f"{draw.__name__}.png" for draw, _ in drawings)]
+    return [folder / name for name in names]

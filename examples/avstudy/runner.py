@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import avcontrast
 from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_json
 from avscenes.files.workers import faults_of
-from avstudy import costs, data, measures, training
+from avstudy import cluster, data, measures, training
 from avstudy.plan import Run
 
 # What is changed about the machine: threads, and environment variables of new processes.
@@ -73,8 +74,21 @@ def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
     return result
 
 
-def run_all(runs: Sequence[Run], folder: Path, jobs: int, digest: str) -> None:
+def run_all(
+    runs: Sequence[Run],
+    folder: Path,
+    jobs: int,
+    digest: str,
+    machines: cluster.Cluster | None = None,
+) -> None:
     """Run what has no result yet, several at a time, and write each result as soon as it is there.
+
+    Args:
+        runs: Of a plan.
+        folder: For the results; all machines of a cluster have to share it.
+        jobs: How many run side by side on this machine.
+        digest: Version of the plan.
+        machines: Where they run instead.
 
     Raises:
         UserError: When a run fails; the others are finished first.
@@ -85,14 +99,29 @@ def run_all(runs: Sequence[Run], folder: Path, jobs: int, digest: str) -> None:
         for condition in dict.fromkeys(run.condition for run in left):
             threads, variables = CONDITIONS[condition]
             tasks = [Task(run, folder, digest) for run in left if run.condition == condition]
-            with _environment(variables):
-                for task, fault in faults_of(_finish, tasks, max(1, jobs // threads), _LIMIT):
+            with _environment({**variables, "PYTHONPATH": _import_path()}):
+                if machines is None:
+                    done = faults_of(_finish, tasks, max(1, jobs // threads), _LIMIT)
+                else:
+                    done = cluster.faults_of(_finish, tasks, machines, folder / "jobs", threads)
+                for task, fault in done:
                     bar.set_postfix_str(task.run.name)
                     bar.update()
                     if fault is not None:
                         failures.append(f"{task.run.name}: {fault}")
+                        bar.write(f"failed: {failures[-1]}", file=sys.stderr)
     if failures:
-        raise UserError(f"{len(failures)} of {len(runs)} runs failed; first {failures[0]}")
+        raise UserError(
+            f"{len(failures)} of {len(runs)} runs failed; the same command runs them again; "
+            f"first {failures[0]}"
+        )
+
+
+def _import_path() -> str:
+    """Return where a process on another machine finds these modules, and what the caller named."""
+    return os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+    )
 
 
 @contextmanager
@@ -111,7 +140,9 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 def _finish(task: Task) -> str | None:
     try:
-        write_json(result_path(task.folder, task.run), execute(task))
+        # A cluster may start a job a second time.
+        if read_result(task.folder, task.run) is None:
+            write_json(result_path(task.folder, task.run), execute(task))
     except Exception as error:  # whatever it is, the other runs go on
         return f"{type(error).__name__}: {error}"
     return None
@@ -143,7 +174,7 @@ def execute(task: Task) -> dict[str, Any]:
         "one_class": measures.one_class_matrix(features, test),
         "cost": {
             "train_seconds": round(seconds, 2),
-            "loss_mb": costs.loss_megabytes(run.loss, features, setting.batch_size),
+            "loss_mb": measures.loss_megabytes(run.loss, features, setting.batch_size),
         },
         "made_by": {
             "plan": task.digest,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
-from avstudy.effects import (
-    MEASURES,
-    effect,
-    label_of,
-    mean_of,
-    methods_of,
-    share_of_gap,
-    written,
-)
-from avstudy.plan import Plan, Setting
-from avstudy.rows import KEY, Table
+import pandas as pd
 
+from avscenes.files.markdown import markdown_table
+from avstudy.effects import MEASURES, Stage, written
+from avstudy.plan import Setting
+from avstudy.rows import KEY
+from avstudy.statistics import Interval
+
+Column = tuple[str, list[str]]  # a heading and cells
 FURTHER = {
     "further": {
         "image_to_sound_precision": "image to sound",
@@ -41,33 +37,10 @@ FURTHER = {
 }
 
 
-def tables(plan: Plan, runs: Table) -> dict[str, str]:
-    """Return the tables of all stages that were run, by name."""
-    stages = {row["stage"] for row in runs.rows}
-    found = {}
-    if "calibration" in stages:
-        found["calibration"] = calibration(plan, runs)
-    if "tuning" in stages:
-        found["tuning"] = tuning(plan, runs)
-    if "evaluation" in stages:
-        found["primary"] = comparisons(plan, runs, plan.report["primary"])
-        found["gaps"] = comparisons(plan, runs, plan.report["gaps"])
-        for role, setting in plan.report["settings"].items():
-            found[f"results-{role}"] = results(plan, runs, setting)
-        for name, columns in FURTHER.items():
-            found[name] = further(plan, runs, columns)
-        found["costs"] = costs(plan, runs)
-    if "classes" in stages:
-        found["classes"] = classes(plan, runs)
-    if "repeats" in stages:
-        found["repeats"] = repeats(plan, runs)
-    return found
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first column is text and whose others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(columns: Sequence[Column]) -> str:
+    """Return columns as Markdown."""
+    names, cells = zip(*columns, strict=True)
+    return markdown_table([names, *zip(*cells, strict=True)])
 
 
 def described(setting: Setting, base: Setting) -> str:
@@ -77,126 +50,119 @@ def described(setting: Setting, base: Setting) -> str:
     return ", ".join(changed) or "as it is"
 
 
-def calibration(plan: Plan, runs: Table) -> str:
+def _mean(stage: Stage, measure: str, setting: str, method: str) -> str:
+    return written(Interval(stage.mean(measure, setting, method).mean), ".1f")
+
+
+def _seeds(stage: Stage, setting: str, method: str) -> str:
+    return str(len(stage.paired("seed", setting, method)))
+
+
+def calibration(stage: Stage) -> str:
     """Return the gap between oracle and reference in every candidate."""
+    plan, names = stage.plan, stage.settings()
     reference, ceiling = plan.report["reference"], plan.report["ceiling"]
     base = next(iter(plan.settings.values()))
-    header = ["candidate", "seeds"]
-    for name in MEASURES.values():
-        header += [f"{name}, {label_of(plan, reference)}", "oracle gap, points"]
-    rows = []
-    for name in dict.fromkeys(row["setting"] for row in runs.chosen(stage="calibration")):
-        where = ("calibration", name)
-        seeds = runs.by_seed("seed", stage="calibration", setting=name, method=reference)
-        line = [f"**{name}**: {described(plan.settings[name], base)}", str(len(seeds))]
-        for measure in MEASURES:
-            line.append(_mean(runs, measure, *where, reference))
-            line.append(written(effect(runs, measure, *where, ceiling, reference)))
-        rows.append(line)
-    return markdown(header, rows)
+    columns: list[Column] = [
+        ("candidate", [f"**{name}**: {described(plan.settings[name], base)}" for name in names]),
+        ("seeds", [_seeds(stage, name, reference) for name in names]),
+    ]
+    for measure, title in MEASURES.items():
+        means = [_mean(stage, measure, name, reference) for name in names]
+        gaps = [written(stage.effect(measure, name, ceiling, reference)) for name in names]
+        columns += [
+            (f"{title}, {stage.label(reference)}", means),
+            ("oracle gap, points", gaps),
+        ]
+    return table(columns)
 
 
-def _mean(runs: Table, measure: str, stage: str, setting: str, method: str) -> str:
-    mean = mean_of(runs, measure, stage, setting, method)
-    return "-" if mean is None else f"{mean.mean:.1f}"
-
-
-def tuning(plan: Plan, runs: Table) -> str:
+def tuning(stage: Stage) -> str:
     """Return the score of every trial in the measure that decides, the chosen ones in bold."""
-    asked = plan.report["tuning"]
-    header = ["trial"]
-    lines: dict[str, list[str]] = {}
-    for number, (setting, tried) in enumerate(asked.items()):
+    scores: dict[str, dict[str, str]] = {}
+    for setting, tried in stage.plan.report["tuning"].items():
         measure = tried["measure"]
-        header.append(f"{label_of(plan, setting)}: {MEASURES[measure]}")
+        column = scores.setdefault(f"{stage.label(setting)}: {MEASURES[measure]}", {})
         for trials in (tried["nce"], tried["fnac"]):
-            best = chosen_trial(runs, setting, measure, trials)
+            best = chosen_trial(stage, setting, measure, trials)
             for trial in trials:
-                line = lines.setdefault(label_of(plan, trial), ["-"] * len(asked))
-                score = _mean(runs, measure, "tuning", setting, trial)
-                line[number] = f"**{score}**" if trial == best else score
-    return markdown(header, [[label, *scores] for label, scores in lines.items()])
+                score = _mean(stage, measure, setting, trial)
+                column[stage.label(trial)] = f"**{score}**" if trial == best else score
+    found = pd.DataFrame(scores).fillna("-")
+    return table([("trial", list(found.index)), *found.items()])
 
 
-def chosen_trial(runs: Table, setting: str, measure: str, trials: Sequence[str]) -> str | None:
+def chosen_trial(stage: Stage, setting: str, measure: str, trials: list[str]) -> str | None:
     """Return the trial with the highest mean, the first of several; None if none was run."""
-    means = {trial: mean_of(runs, measure, "tuning", setting, trial) for trial in trials}
-    scores = {trial: mean.mean for trial, mean in means.items() if mean is not None}
-    return max(scores, key=scores.__getitem__) if scores else None
+    means = pd.Series({trial: stage.mean(measure, setting, trial).mean for trial in trials})
+    return None if means.isna().all() else str(means.idxmax())
 
 
-def comparisons(plan: Plan, runs: Table, asked: Sequence[dict[str, str]]) -> str:
+def comparisons(stage: Stage, asked: Sequence[dict[str, str]]) -> str:
     """Return paired differences of named pairs of methods."""
-    rows = []
+    lines = [["", "compared", "from", "to", "difference, points"]]
     for one in asked:
+        setting, measure = one["setting"], one["measure"]
         ours, theirs = one["method"], one["reference"]
-        where = (runs, one["measure"], "evaluation", one["setting"])
-        rows.append(
+        lines.append(
             [
-                f"{label_of(plan, one['setting'])}: {MEASURES[one['measure']]}",
-                f"{label_of(plan, ours)} - {label_of(plan, theirs)}",
-                _mean(*where, theirs),
-                _mean(*where, ours),
-                written(effect(*where, ours, theirs)),
+                f"{stage.label(setting)}: {MEASURES[measure]}",
+                f"{stage.label(ours)} - {stage.label(theirs)}",
+                _mean(stage, measure, setting, theirs),
+                _mean(stage, measure, setting, ours),
+                written(stage.effect(measure, setting, ours, theirs)),
             ]
         )
-    return markdown(["", "compared", "from", "to", "difference, points"], rows)
+    return markdown_table(lines)
 
 
-def results(plan: Plan, runs: Table, setting: str) -> str:
+def results(stage: Stage, setting: str) -> str:
     """Return the main table of a setting."""
-    reference, ceiling = plan.report["reference"], plan.report["ceiling"]
-    header = ["method", "seeds"]
-    for name in MEASURES.values():
-        header += [name, "difference, points", "share of the gap, %"]
-    rows = []
-    for method in methods_of(runs, setting):
-        where = ("evaluation", setting, method)
-        seeds = runs.by_seed("seed", stage="evaluation", setting=setting, method=method)
-        line = [label_of(plan, method), str(len(seeds))]
+    reference, ceiling = stage.plan.report["reference"], stage.plan.report["ceiling"]
+    lines = [["method", "seeds"]]
+    for title in MEASURES.values():
+        lines[0] += [title, "difference, points", "share of the gap, %"]
+    for method in stage.methods(setting):
+        lines.append([stage.label(method), _seeds(stage, setting, method)])
         for measure in MEASURES:
-            line.append(_mean(runs, measure, *where))
-            if method == reference:
-                line += ["", ""]
-                continue
-            line.append(written(effect(runs, measure, *where, reference)))
-            share = share_of_gap(runs, measure, *where, plan)
-            line.append("" if method == ceiling else written(share, ".0f"))
-        rows.append(line)
-    return markdown(header, rows)
+            effect = share = ""
+            if method != reference:
+                effect = written(stage.effect(measure, setting, method, reference))
+            if method not in (reference, ceiling):
+                share = written(stage.share_of_gap(measure, setting, method), ".0f")
+            lines[-1] += [_mean(stage, measure, setting, method), effect, share]
+    return markdown_table(lines)
 
 
-def further(plan: Plan, runs: Table, columns: dict[str, str]) -> str:
+def further(stage: Stage, columns: dict[str, str]) -> str:
     """Return means of further measures, all settings under each other."""
-    rows = []
-    for setting in dict.fromkeys(plan.report["settings"].values()):
-        for method in methods_of(runs, setting):
-            asked = {"stage": "evaluation", "setting": setting, "method": method}
-            means = [statistics.mean(runs.by_seed(name, **asked).values()) for name in columns]
-            line = [f"{label_of(plan, setting)}: {label_of(plan, method)}"]
-            rows.append([*line, *(f"{mean:.3f}" for mean in means)])
-    return markdown(["setting: method", *columns.values()], rows)
+    lines = [["setting: method", *columns.values()]]
+    for setting in dict.fromkeys(stage.plan.report["settings"].values()):
+        rows = stage.rows[stage.rows.setting == setting]
+        for method, means in rows.groupby("method", sort=False)[[*columns]].mean().iterrows():
+            label = f"{stage.label(setting)}: {stage.label(method)}"
+            lines.append([label, *(f"{mean:.3f}" for mean in means)])
+    return markdown_table(lines)
 
 
-def classes(plan: Plan, runs: Table) -> str:
+def classes(stage: Stage) -> str:
     """Return what becomes of the methods when batches hold fewer classes."""
-    reference = plan.report["reference"]
-    names = list(dict.fromkeys(row["setting"] for row in runs.chosen(stage="classes")))
-    methods = methods_of(runs, names[0], "classes")
-    others = [method for method in methods if method != reference]
-    header = ["classes in a batch", "false negatives a sample"]
-    for name in MEASURES.values():
-        header += [f"{name}, {label_of(plan, method)}" for method in methods]
-        header += [f"difference of {label_of(plan, method)}" for method in others]
-    rows = []
-    for name in names:
-        setting, where = plan.settings[name], ("classes", name)
-        line = [str(setting.classes_per_batch), f"{partners_per_sample(setting):.1f}"]
-        for measure in MEASURES:
-            line += [_mean(runs, measure, *where, method) for method in methods]
-            line += [written(effect(runs, measure, *where, m, reference)) for m in others]
-        rows.append(line)
-    return markdown(header, rows)
+    reference, names = stage.plan.report["reference"], stage.settings()
+    settings = [stage.plan.settings[name] for name in names]
+    methods = stage.methods(names[0])
+    columns: list[Column] = [
+        ("classes in a batch", [str(setting.classes_per_batch) for setting in settings]),
+        ("false negatives a sample", [f"{partners_per_sample(one):.1f}" for one in settings]),
+    ]
+    for measure, title in MEASURES.items():
+        for method in methods:
+            means = [_mean(stage, measure, name, method) for name in names]
+            columns.append((f"{title}, {stage.label(method)}", means))
+        for method in methods:
+            if method != reference:
+                effects = [stage.effect(measure, name, method, reference) for name in names]
+                columns.append((f"difference of {stage.label(method)}", [*map(written, effects)]))
+    return table(columns)
 
 
 def partners_per_sample(setting: Setting) -> float:
@@ -206,52 +172,32 @@ def partners_per_sample(setting: Setting) -> float:
     return sum(share * (share - 1) for share in shares) / size
 
 
-def repeats(plan: Plan, runs: Table) -> str:
+def repeats(stage: Stage) -> str:
     """Return how far the same run differs under other conditions of the machine."""
-    chosen = runs.chosen(stage="repeats")
-    plain = {_without_condition(row): row for row in chosen if row["condition"] == "plain"}
-    header = ["compared with one thread"]
-    for name in MEASURES.values():
-        header += [f"{name}: largest difference, points", "mean"]
-    rows = []
-    for condition in dict.fromkeys(row["condition"] for row in chosen):
-        pairs = [
-            (row, plain[_without_condition(row)])
-            for row in chosen
-            if row["condition"] == condition != "plain" and _without_condition(row) in plain
-        ]
-        if pairs:
-            line = [label_of(plan, condition)]
-            for measure in MEASURES:
-                away = [100 * abs(float(a[measure]) - float(b[measure])) for a, b in pairs]
-                line += [f"{max(away):.1f}", f"{statistics.mean(away):.1f}"]
-            rows.append([*line, str(len(pairs))])
-    return markdown([*header, "runs"], rows)
+    key = [name for name in KEY if name != "condition"]
+    plain = stage.rows.condition == "plain"
+    pairs = stage.rows[~plain].merge(stage.rows[plain], on=key, suffixes=("", "_plain"))
+    lines = [["compared with one thread"]]
+    for title in MEASURES.values():
+        lines[0] += [f"{title}: largest difference, points", "mean"]
+    lines[0].append("runs")
+    for condition, rows in pairs.groupby("condition", sort=False):
+        lines.append([stage.label(condition)])
+        for measure in MEASURES:
+            away = 100 * (rows[measure] - rows[f"{measure}_plain"]).abs()
+            lines[-1] += [f"{away.max():.1f}", f"{away.mean():.1f}"]
+        lines[-1].append(str(len(rows)))
+    return markdown_table(lines)
 
 
-def _without_condition(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[name] for name in KEY if name != "condition")
-
-
-def costs(plan: Plan, runs: Table) -> str:
+def costs(stage: Stage) -> str:
     """Return time and memory of each method, over all settings of the evaluation."""
-    reference = plan.report["reference"]
-    times: dict[str, list[float]] = {}
-    megabytes: dict[str, list[float]] = {}
-    for setting in dict.fromkeys(plan.report["settings"].values()):
-        for method in methods_of(runs, setting):
-            asked = {"stage": "evaluation", "setting": setting, "method": method}
-            own, base = runs.paired("train_seconds", asked, {**asked, "method": reference})
-            label = label_of(plan, method)
-            times.setdefault(label, []).extend(a / b for a, b in zip(own, base, strict=True))
-            megabytes.setdefault(label, []).extend(runs.by_seed("loss_mb", **asked).values())
-    rows = [
-        [
-            label,
-            f"{statistics.median(times[label]):.2f}",
-            f"{statistics.median(megabytes[label]):.1f}",
-        ]
-        for label in times
-    ]
-    header = [f"time over that of {label_of(plan, reference)}", "memory of the loss, MB"]
-    return markdown(["method", *header], rows)
+    reference = stage.plan.report["reference"]
+    rows = stage.rows[stage.rows.setting.isin(stage.plan.report["settings"].values())]
+    base = rows.loc[rows.method == reference, ["setting", "seed", "train_seconds"]]
+    rows = rows.merge(base, on=["setting", "seed"], suffixes=("", "_base"))
+    rows["ratio"] = rows.train_seconds / rows.train_seconds_base
+    medians = rows.groupby(rows.method.map(stage.label), sort=False)[["ratio", "loss_mb"]].median()
+    lines = [["method", f"time over that of {stage.label(reference)}", "memory of the loss, MB"]]
+    lines += [[label, f"{time:.2f}", f"{size:.1f}"] for label, time, size in medians.itertuples()]
+    return markdown_table(lines)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from avcontrast import FNACLoss, InfoNCE
 from avscenes.scenes.scene import make_scenes
 from avscenes.testing.retrieval import Features
-from avstudy import costs, data, measures, training
+from avstudy import data, measures, training
 from avstudy.plan import QUICK, read_plan
 
 PLAN = read_plan(QUICK)
@@ -187,7 +187,7 @@ def test_the_memory_of_the_adjacency_terms_is_seen():
         torch.randn(16, 8, 2, 2, generator=generator), torch.randn(16, 8, generator=generator)
     )
     plain, fnac = (
-        costs.loss_megabytes(PLAN.methods[name], features, 256) for name in ("nce", "fnac")
+        measures.loss_megabytes(PLAN.methods[name], features, 256) for name in ("nce", "fnac")
     )
     assert 0.2 < plain < fnac
 

@@ -1,12 +1,16 @@
 """What the report says, from rows whose answers are known."""
 
+import math
+
+import pandas as pd
 import pytest
 
 from avscenes.files.errors import UserError
-from avstudy import effects, tables
+from avstudy import tables
+from avstudy.effects import Stage, written
 from avstudy.plan import QUICK, read_plan
-from avstudy.rows import Table, read_table
-from avstudy.statistics import mean_interval
+from avstudy.rows import read_rows
+from avstudy.statistics import Interval, mean_interval
 
 PLAN = read_plan(QUICK)
 SCORES = {
@@ -16,51 +20,60 @@ SCORES = {
 }
 
 
-def row(method, seed, score, stage="evaluation", setting="tiny", condition="plain"):
+def row(method, seed, score, setting="tiny", condition="plain"):
     return {
-        "stage": stage,
+        "stage": "any",
         "setting": setting,
         "method": method,
         "condition": condition,
-        "seed": str(seed),
-        "retrieval": str(score),
-        "success_quarter": str(1 - score),
-        "train_seconds": str(10 * seed * (1.5 if method == "fnac" else 1)),
-        "loss_mb": "2.5",
+        "seed": seed,
+        "retrieval": score,
+        "success_quarter": 1 - score,
+        "train_seconds": 10 * seed * (1.5 if method == "fnac" else 1),
+        "loss_mb": 2.5,
     }
 
 
+def stage_of(rows):
+    return Stage(PLAN, pd.DataFrame(rows))
+
+
 @pytest.fixture
-def runs():
-    return Table([row(m, s, v) for m, scores in SCORES.items() for s, v in scores.items()])
+def stage():
+    return stage_of([row(m, s, v) for m, scores in SCORES.items() for s, v in scores.items()])
 
 
-def test_an_effect_pairs_the_seeds_that_both_have(runs):
-    found = effects.effect(runs, "retrieval", "evaluation", "tiny", "fnac", "nce")
+def test_an_effect_pairs_the_seeds_that_both_have(stage):
+    found = stage.effect("retrieval", "tiny", "fnac", "nce")
     assert found == pytest.approx(mean_interval([5.0, 4.0, 5.0]))
-    assert effects.effect(runs, "retrieval", "evaluation", "tiny", "tne", "nce") is None
+    assert math.isnan(stage.effect("retrieval", "tiny", "tne", "nce").mean)
+    assert math.isnan(stage.mean("retrieval", "other", "nce").mean)
 
 
-def test_the_share_of_the_gap_is_there_where_the_gap_is(runs):
-    share = effects.share_of_gap(runs, "retrieval", "evaluation", "tiny", "fnac", PLAN)
+def test_the_share_of_the_gap_is_there_where_the_gap_is(stage):
+    share = stage.share_of_gap("retrieval", "tiny", "fnac")
     assert share.mean == pytest.approx(100 * 14 / 30)
     assert share.low < share.mean < share.high
     # By the other measure the oracle is the worse one.
-    assert effects.share_of_gap(runs, "success_quarter", "evaluation", "tiny", "fnac", PLAN) is None
+    assert math.isnan(stage.share_of_gap("success_quarter", "tiny", "fnac").mean)
 
 
 def test_how_effects_are_written():
-    assert effects.written(None) == "-"
-    assert effects.written(mean_interval([1.0])) == "+1.0"
-    assert effects.written(mean_interval([-1.0, -3.0]), ".0f") == "-2 [-15, 11]"
+    assert written(Interval(math.nan)) == "-"
+    assert written(mean_interval([1.0])) == "+1.0"
+    assert written(mean_interval([-1.0, -3.0]), ".0f") == "-2 [-15, 11]"
+
+
+def test_a_setting_without_runs_has_a_table_without_rows(stage):
+    assert len(cells(tables.results(stage, "other"))) == 2
 
 
 def cells(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
-def test_the_main_table(runs):
-    header, _, nce, oracle, fnac = cells(tables.results(PLAN, runs, "tiny"))
+def test_the_main_table(stage):
+    header, _, nce, oracle, fnac = cells(tables.results(stage, "tiny"))
     assert header[:4] == ["method", "seeds", "retrieval", "difference, points"]
     assert nce == ["InfoNCE", "3", "52.0", "", "", "48.0", "", ""]
     assert oracle[:3] == ["oracle", "3", "62.0"]
@@ -70,36 +83,36 @@ def test_the_main_table(runs):
     assert fnac[7] == "-"
 
 
-def test_comparisons_and_costs(runs):
+def test_comparisons_and_costs(stage):
     asked = [{"setting": "tiny", "measure": "retrieval", "method": "fnac", "reference": "nce"}]
-    found = cells(tables.comparisons(PLAN, runs, asked))[2]
+    found = cells(tables.comparisons(stage, asked))[2]
     assert found[:3] == ["tiny: retrieval", "FNAC - InfoNCE", "52.0"]
     assert found[4].startswith("+4.7 [")
-    assert cells(tables.costs(PLAN, runs))[-1] == ["FNAC", "1.50", "2.5"]
+    assert cells(tables.costs(stage))[-1] == ["FNAC", "1.50", "2.5"]
 
 
 def test_the_chosen_trial_is_the_best_and_the_first_of_several():
     trials = {"nce": 0.6, "cool": 0.7, "light": 0.7}
-    runs = Table([row(m, 0, v, stage="tuning") for m, v in trials.items()])
-    assert tables.chosen_trial(runs, "tiny", "retrieval", ["nce", "cool", "light"]) == "cool"
-    assert tables.chosen_trial(runs, "tiny", "success_quarter", ["cool", "nce"]) == "nce"
-    assert tables.chosen_trial(runs, "other", "retrieval", ["nce"]) is None
-    lines = cells(tables.tuning(PLAN, runs))
+    stage = stage_of([row(m, 0, v) for m, v in trials.items()])
+    assert tables.chosen_trial(stage, "tiny", "retrieval", ["nce", "cool", "light"]) == "cool"
+    assert tables.chosen_trial(stage, "tiny", "success_quarter", ["cool", "nce"]) == "nce"
+    assert tables.chosen_trial(stage, "other", "retrieval", ["nce"]) is None
+    lines = cells(tables.tuning(stage))
     assert [line[1] for line in lines[2:]] == ["**70.0**", "**70.0**"]
 
 
 def test_repeats_are_compared_with_the_plain_run():
-    runs = Table(
+    stage = stage_of(
         [
-            row("nce", 0, 0.5, stage="repeats"),
-            row("nce", 1, 0.6, stage="repeats"),
-            row("nce", 0, 0.5, stage="repeats", condition="again"),
-            row("nce", 1, 0.6, stage="repeats", condition="again"),
-            row("nce", 0, 0.53, stage="repeats", condition="two-threads"),
-            row("nce", 1, 0.59, stage="repeats", condition="two-threads"),
+            row("nce", 0, 0.5),
+            row("nce", 1, 0.6),
+            row("nce", 0, 0.5, condition="again"),
+            row("nce", 1, 0.6, condition="again"),
+            row("nce", 0, 0.53, condition="two-threads"),
+            row("nce", 1, 0.59, condition="two-threads"),
         ]
     )
-    _, _, again, threads = cells(tables.repeats(PLAN, runs))
+    _, _, again, threads = cells(tables.repeats(stage))
     assert again == ["again", "0.0", "0.0", "0.0", "0.0", "2"]
     assert threads == ["two threads", "3.0", "2.0", "3.0", "2.0", "2"]
 
@@ -115,4 +128,4 @@ def test_how_many_of_its_class_a_sample_meets(size, count, expected):
 
 def test_no_rows_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*runs\.csv; run the study into this folder"):
-        read_table(tmp_path / "runs.csv")
+        read_rows(tmp_path / "runs.csv")

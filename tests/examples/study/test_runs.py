@@ -14,6 +14,7 @@ from false_negative_study import main
 
 from avscenes.files.errors import UserError
 from avstudy import report, rows, runner, tables
+from avstudy.effects import Stage
 from avstudy.plan import QUICK, STUDY, Setting, read_plan
 
 ROOT = Path(__file__).parents[3]
@@ -116,10 +117,22 @@ def test_a_result_of_other_settings_is_not_taken(finished, tmp_path, capsys):
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
     first, second, *_ = read_plan(QUICK).runs
     broken = first._replace(method="broken", loss=first.loss._replace(anchor="nobody"))
-    with pytest.raises(UserError, match=r"1 of 2 runs failed; first .*broken.*anchor"):
+    with pytest.raises(UserError, match=r"1 of 2 runs failed; .*; first .*broken.*anchor"):
         runner.run_all([broken, second], tmp_path, 2, "")
     assert runner.read_result(tmp_path, second) is not None
     assert runner.read_result(tmp_path, broken) is None
+
+
+def test_every_run_that_fails_is_named(tmp_path, capsys):
+    first, second, *_ = read_plan(QUICK).runs
+    broken = [
+        run._replace(loss=run.loss._replace(anchor=f"nobody-{run.method}"))
+        for run in (first, second)
+    ]
+    with pytest.raises(UserError, match=r"2 of 2 runs failed; the same command runs them again"):
+        runner.run_all(broken, tmp_path, 2, "")
+    said = capsys.readouterr().err
+    assert all(f"failed: {run.name}: ValueError: anchor" in said for run in broken)
 
 
 def test_an_interrupted_study_keeps_what_it_has(monkeypatch, tmp_path, capsys):
@@ -180,6 +193,21 @@ def test_a_wrong_command_is_one_line(tmp_path, capsys, arguments, message):
     assert printed.count("\n") == 1
 
 
+def test_without_pandas_one_line_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['pandas'] = None; from false_negative_study import main; "
+    code += "sys.exit(main(sys.argv[1:]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--report", "--output-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=SCRIPT.parent,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.endswith('error: the study needs pandas: pip install ".[study]"\n')
+    assert result.stderr.count("\n") == 1
+
+
 # ---- What is published ----
 
 
@@ -209,15 +237,14 @@ def test_the_frozen_settings_are_candidates_that_were_calibrated(plan):
 
 
 def test_what_was_tuned_is_what_the_development_seeds_chose(plan):
-    table = rows.read_table(PUBLISHED / rows.RUNS)
+    runs = rows.read_rows(PUBLISHED / rows.RUNS)
+    stage = Stage(plan, runs[runs.stage == "tuning"])
     for setting, tried in plan.report["tuning"].items():
         assert len(tried["nce"]) == len(tried["fnac"]) >= 6
         for kind in ("nce", "fnac"):
             for trial in tried[kind]:
-                assert (
-                    len(table.by_seed("seed", stage="tuning", setting=setting, method=trial)) >= 3
-                )
-            best = tables.chosen_trial(table, setting, tried["measure"], tried[kind])
+                assert len(stage.paired("seed", setting, trial)) >= 3
+            best = tables.chosen_trial(stage, setting, tried["measure"], tried[kind])
             assert plan.methods[f"{setting}-{kind}-tuned"] == plan.methods[best]
 
 
