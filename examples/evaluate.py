@@ -14,7 +14,6 @@ of their own; the last draws one heat map.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -29,14 +28,26 @@ from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import load_object_network
-from avscenes.options.evaluation import complete, parse
+from avscenes.options.parser import ModelParser
 from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.one_pair import draw_pair
 from avscenes.sets.testsets import NamedTests, read_tests
 from avscenes.testing.figures import all_figures, counts, sample_rows
 from avscenes.testing.run import Tested, run_tests
+from avscenes.testing.settings import OnePair, Options, WholeSet, check, complete
 from avscenes.testing.table import describe, table
 from avscenes.training.trained import Trained, load_trained
+
+DESCRIPTION = """\
+Evaluate a checkpoint of train_fnac.py on a test set, or draw the heat map of one image and sound.
+
+What is not given is as in the run of the checkpoint."""
+
+
+def build_parser() -> ModelParser[Options]:
+    """Return the parser of the command line."""
+    groups = {"dataset": "a test set", "image": "one pair, instead of a test set"}
+    return ModelParser(Options, "evaluate.py", DESCRIPTION, groups=groups)
 
 
 def check_free(option: str, path: Path) -> None:
@@ -63,48 +74,46 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def caption(
-    trained: Trained, tests: NamedTests, tested: Tested, options: argparse.Namespace
-) -> str:
+def caption(trained: Trained, tests: NamedTests, tested: Tested, settings: WholeSet) -> str:
     """Return what the figures of a table belong to."""
     silent, lost = int((~tested.visible).sum()), len(tested.skipped)
     epoch = f" (epoch {trained.epoch})" if trained.epoch else ""
     lines = [
-        f"{options.checkpoint}{epoch}, {options.dataset}: {len(tested.rows)} pairs"
+        f"{settings.checkpoint}{epoch}, {settings.dataset}: {len(tested.rows)} pairs"
         + (f", {silent} of them silent" if tests.labelled.silent else "")
         + (f", {lost} left out" if lost else ""),
-        describe(options.protocol),
+        describe(settings.protocol),
     ]
     if tested.objects is not None:
-        lines.append(f"mix: {1 - options.object_share:g} model + {options.object_share:g} OGL")
+        lines.append(f"mix: {1 - settings.object_share:g} model + {settings.object_share:g} OGL")
     return "\n".join(lines)
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(options: Options) -> None:
     """Test a checkpoint, and write and print what comes out."""
     trained = load_trained(options.checkpoint, options.device)
-    complete(options, trained.folder, trained.settings)
-    output = Path(options.output_dir)
+    settings = complete(options, trained.folder, trained.settings)
+    output = settings.output_dir
     check_free("--output-dir", output)
     objects = _object_network(options)
-    tests = read_tests(options)
-    tested = run_tests(trained, objects, tests, options)
+    tests = read_tests(settings.dataset, settings.test_size, dict(settings))
+    tested = run_tests(trained, objects, tests, settings)
     for entry in tested.skipped:
         print(f"left out: clip {entry.clip}: {entry.reason}")
-    results = all_figures(tests, tested, dataset=options.dataset, protocol=options.protocol)
-    title = caption(trained, tests, tested, options)
-    text = f"{title}\n\n{table(results, options.protocol)}"
+    results = all_figures(tests, tested, dataset=settings.dataset, protocol=settings.protocol)
+    title = caption(trained, tests, tested, settings)
+    text = f"{title}\n\n{table(results, settings.protocol)}"
     with whole_folder(output) as folder:
         write_json(
             folder / "metrics.json",
             {
                 **results,
-                "checkpoint": str(options.checkpoint),
+                "checkpoint": str(settings.checkpoint),
                 "epoch": trained.epoch,
-                "dataset": options.dataset,
-                "protocol": options.protocol,
-                "object_share": None if objects is None else options.object_share,
-                **counts(tests, tested, options.dataset),
+                "dataset": settings.dataset,
+                "protocol": settings.protocol,
+                "object_share": None if objects is None else settings.object_share,
+                **counts(tests, tested, settings.dataset),
                 "avcontrast": avcontrast.__version__,
                 "torch": torch.__version__,
             },
@@ -119,22 +128,22 @@ def evaluate(options: argparse.Namespace) -> None:
             folder / "gallery.png",
             tests,
             tested,
-            protocol=options.protocol,
-            object_share=options.object_share,
-            name=f"{options.dataset}, {options.protocol}",
+            protocol=settings.protocol,
+            object_share=settings.object_share,
+            name=f"{settings.dataset}, {settings.protocol}",
         )
     print(f"{text}\n\nwritten to {output}")
 
 
-def draw_one(options: argparse.Namespace) -> None:
+def draw_one(pair: OnePair) -> None:
     """Draw the heat map of one image and one sound."""
-    check_free("--output", Path(options.output))
-    trained = load_trained(options.checkpoint, options.device)
-    draw_pair(trained, _object_network(options), options)
-    print(f"written to {options.output}")
+    check_free("--output", pair.output)
+    trained = load_trained(pair.checkpoint, pair.device)
+    draw_pair(trained, _object_network(pair), pair)
+    print(f"written to {pair.output}")
 
 
-def _object_network(options: argparse.Namespace) -> ResNet18 | None:
+def _object_network(options: Options) -> ResNet18 | None:
     if options.object_weights is None:
         return None
     return load_object_network(options.object_weights, options.device)
@@ -143,11 +152,12 @@ def _object_network(options: argparse.Namespace) -> ResNet18 | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
     try:
-        options = parse(arguments)
+        options = build_parser().read(arguments)
+        check(options)
         if options.image is None:
             evaluate(options)
         else:
-            draw_one(options)
+            draw_one(OnePair.model_validate(options.model_dump(exclude_none=True)))
     except UserError as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 2

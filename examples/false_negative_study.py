@@ -10,41 +10,36 @@ it was. What is run is written down in `avstudy/study.toml`.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from avscenes.files.errors import UserError
-from avscenes.options.parser import OneLineParser
+from avscenes.files.strict import Count, File, option
+from avscenes.options.parser import ModelParser
 from avstudy import report, rows, runner
 from avstudy.plan import QUICK, STUDY, read_plan
 
 
-def build_parser() -> OneLineParser:
-    """Return the parser of the command line."""
-    parser = OneLineParser(
-        prog="false_negative_study.py",
-        description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output-dir", type=Path, help="runs/false-negatives[-quick] if not given")
-    parser.add_argument("--quick", action="store_true", help="few, short runs that show it works")
-    parser.add_argument("--stages", nargs="+", metavar="STAGE", help="run only these")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
-    parser.add_argument("--report", action="store_true", help="only draw from the CSV files")
-    return parser
+class Options(BaseModel, strict=True, frozen=True):
+    """The options."""
+
+    output_dir: File | None = option(None, "runs/false-negatives[-quick] if not given")
+    quick: bool = option(False, "few, short runs that show it works")
+    stages: list[str] | None = option(None, "run only these", title="STAGE")
+    jobs: Count = option(os.cpu_count() or 1, "runs side by side")
+    report: bool = option(False, "only draw from the CSV files")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Do what the options ask for."""
     plan = read_plan(QUICK if options.quick else STUDY)
     name = "false-negatives-quick" if options.quick else "false-negatives"
     folder = options.output_dir or Path("runs") / name
     if not options.report:
-        if options.jobs < 1:
-            raise UserError(f"--jobs must be at least 1, got {options.jobs}")
         stages = options.stages or plan.stages()
         unknown = [stage for stage in stages if stage not in plan.stages()]
         if unknown:
@@ -63,8 +58,10 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
+    description = (__doc__ or "").split("\n")[0]
+    options = ModelParser(Options, "false_negative_study.py", description).read(arguments)
     try:
-        run(build_parser().parse_args(arguments))
+        run(options)
     except UserError as error:
         print(f"false_negative_study.py: error: {error}", file=sys.stderr)
         return 2

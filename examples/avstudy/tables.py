@@ -14,7 +14,7 @@ from avstudy.effects import (
     share_of_gap,
     written,
 )
-from avstudy.plan import Plan, Setting
+from avstudy.plan import Comparison, Plan, Setting
 from avstudy.rows import KEY, Table
 
 FURTHER = {
@@ -125,7 +125,7 @@ def chosen_trial(runs: Table, setting: str, measure: str, trials: Sequence[str])
     return max(scores, key=scores.__getitem__) if scores else None
 
 
-def comparisons(plan: Plan, runs: Table, asked: Sequence[dict[str, str]]) -> str:
+def comparisons(plan: Plan, runs: Table, asked: Sequence[Comparison]) -> str:
     """Return paired differences of named pairs of methods."""
     rows = []
     for one in asked:

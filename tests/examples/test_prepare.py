@@ -166,7 +166,10 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, video, signal_number):
         (["empty", "out"], r"VIDEOS must hold video files \(.*\.mp4.*\): empty"),
         (["videos"], "the following arguments are required: OUT"),
         (["videos", "file"], "OUT: cannot make folders in file: .*"),
-        (["videos", "out", "--workers", "0"], ".*must be a whole number of at least 1, got '0'"),
+        (
+            ["videos", "out", "--workers", "0"],
+            "--workers: must be a whole number .* at least 1, got '0'",
+        ),
         (["videos", "out", "--worker", "1"], "unrecognized arguments: --worker 1"),
     ],
 )

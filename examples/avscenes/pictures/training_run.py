@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from avscenes.pictures.overlays import as_picture, cut_of, draw_truth, legend, s
 from avscenes.sets.labelled import LabelledSet
 from avscenes.testing.evaluation import Evaluation
 from avscenes.testing.retrieval import Features
+from avscenes.training.settings import Settings
 
 _CURVES = {
     "loss": "total loss",
@@ -29,9 +29,7 @@ _CURVES = {
 }
 
 
-def draw_all(
-    output: Path, test: LabelledSet, tested: Evaluation, settings: argparse.Namespace
-) -> None:
+def draw_all(output: Path, test: LabelledSet, tested: Evaluation, settings: Settings) -> None:
     """Draw every picture into the output folder."""
     with (output / "metrics.csv").open(newline="", encoding="utf-8") as file:
         history = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from avscenes.sets.readable import readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
 from avscenes.testing.retrieval import Features
 from avscenes.testing.scoring import joined, score, with_disc
+from avscenes.testing.settings import WholeSet
 from avscenes.testing.silence import confidences
 from avscenes.training.trained import Trained
 
@@ -42,7 +42,7 @@ def run_tests(
     trained: Trained,
     object_network: ResNet18 | None,
     tests: NamedTests,
-    options: argparse.Namespace,
+    options: WholeSet,
 ) -> Tested:
     """Read, encode and score a test set, a batch at a time.
 

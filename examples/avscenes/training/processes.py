@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -13,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from avscenes.files.errors import UserError
+from avscenes.training.settings import Settings
 
 
 def process_rank() -> int:
@@ -45,7 +44,7 @@ def check_launcher(devices: int, num_nodes: int) -> None:
             return
 
 
-def describe_processes(settings: argparse.Namespace, trainer: Trainer) -> None:
+def describe_processes(settings: Settings, trainer: Trainer) -> None:
     """Say how several processes share the work, and what they do not share."""
     world = trainer.world_size
     if world == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 from pathlib import Path
@@ -14,9 +13,10 @@ import avcontrast
 from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.sets.clips import Skipped
+from avscenes.training.settings import Settings
 
 
-def check_output(settings: argparse.Namespace, output: Path) -> None:
+def check_output(settings: Settings, output: Path) -> None:
     """Raise `UserError` when the folder holds another run or cannot be made."""
     if not settings.resume and (output / "config.json").exists():
         raise UserError(
@@ -28,9 +28,9 @@ def check_output(settings: argparse.Namespace, output: Path) -> None:
         raise UserError(f"--output-dir: cannot make {output}: {nearest} is no writable folder")
 
 
-def start_run(settings: argparse.Namespace, output: Path, skipped: list[Skipped]) -> None:
+def start_run(settings: Settings, output: Path, skipped: list[Skipped]) -> None:
     """Write the settings down, which claims the output folder, and then the clips left out."""
-    stored = {name: value for name, value in vars(settings).items() if name != "resume"}
+    stored = settings.model_dump(mode="json")
     versions = {
         "avcontrast": avcontrast.__version__,
         "lightning": lightning.__version__,

@@ -1,5 +1,3 @@
-from argparse import Namespace
-
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -11,6 +9,7 @@ from avscenes.pictures import training_run as pictures
 from avscenes.sets.testsets import read_tests
 from avscenes.testing import evaluation
 from avscenes.testing.retrieval import Features
+from avscenes.training.settings import Settings
 
 HISTORY = [f"{stage}_{term}" for stage in ("train", "validation") for term in pictures._CURVES]
 
@@ -20,7 +19,7 @@ def flickr(tmp_path, encoders):
     """Three clips without classes, and what an untrained model makes of them."""
     options, names, _ = write_set("flickr", tmp_path)
     named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    test = read_tests(Namespace(dataset="flickr", test_size=3, **named)).labelled
+    test = read_tests("flickr", 3, named).labelled
     _, visual, audio = by_hand(encoders, files_of("flickr", names[:3], tmp_path))
     return test, evaluation.evaluate(Features(visual, audio), test)
 
@@ -53,7 +52,7 @@ def test_pictures_of_clips_without_classes(flickr, tmp_path, monkeypatch):
     shown = []
     draw = pictures.draw_truth
     monkeypatch.setattr(pictures, "draw_truth", lambda *a: (shown.append(a[2]), draw(*a))[1])
-    settings = Namespace(dataset="flickr", loss="nce", seed=0, warmup_epochs=0, temperature=0.03)
+    settings = Settings(dataset="flickr", loss="nce", warmup_epochs=0)
     pictures.draw_all(tmp_path, test, tested, settings)
     assert sorted(set(shown)) == [0, 1, 2]
     assert "Adjacency, 3 test pairs (flickr, nce, seed 0)" in titles
