@@ -72,13 +72,10 @@ def _resumed(settings: Settings, given: dict[str, Any]) -> Settings:
         if name == "epochs" and before.schedule == "constant":
             _check_epochs(settings)
         elif name not in CHANGEABLE:
-            why = (
-                ", and with a learning rate that depends on it at every step (--schedule "
-                f"{before.schedule})"
-            )
+            rate = f", and with --schedule {before.schedule} the learning rate of every step"
             raise UserError(
                 f"{flag(name)} is {value} but the run was started with {getattr(before, name)}"
-                f"{why if name == 'epochs' else ''}; "
+                f"{f'{rate} depends on it' if name == 'epochs' else ''}; "
                 "leave the option out, or start a new run in another --output-dir"
             )
     return before.model_copy(update={**changed, "output_dir": settings.output_dir, "resume": True})

@@ -205,6 +205,24 @@ def test_a_resumed_run_keeps_its_recipe(tmp_path):
         parse([*resume, "--lr", "0.1"])
 
 
+def test_a_resumed_run_gets_longer_where_its_learning_rate_allows(tmp_path):
+    resume = ["--resume", "--output-dir", str(tmp_path), "--epochs"]
+    store(tmp_path, parse(["--output-dir", str(tmp_path)]))
+    message = (
+        r"^--epochs is 60 but the run was started with 40, and with --schedule one-cycle the "
+        r"learning rate of every step depends on it; leave the option out, or start a new run in"
+    )
+    with pytest.raises(UserError, match=message):
+        parse([*resume, "60"])
+    store(tmp_path, parse(["--schedule", "constant", "--output-dir", str(tmp_path)]))
+    assert parse([*resume, "1"]).epochs == 1
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"epoch": 29}, tmp_path / "checkpoints" / "last.ckpt")
+    assert [parse([*resume, more]).epochs for more in ("30", "40", "60")] == [30, 40, 60]
+    with pytest.raises(UserError, match=r"^--epochs is 29 but the run has done 30 already; name"):
+        parse([*resume, "29"])
+
+
 def test_preparing_data_does_not_wait_for_torch():
     code = "import sys, avscenes.sets.preparation; sys.exit('torch' in sys.modules)"
     folder = str(recipes.FOLDER.parent)
