@@ -18,6 +18,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# Of models, and of named tuples before pydantic 2.14.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 JSON, TOML = json.loads, tomllib.loads
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -74,10 +76,12 @@ def fault_of(error: ValidationError) -> tuple[str, str]:
     A key that is not known comes first, since it may be why another one is missing.
     """
     faults = error.errors()
-    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    first = next((fault for fault in faults if fault["type"] in _UNKNOWN), faults[0])
     key, got = ".".join(str(part) for part in first["loc"]), repr(first["input"])
-    if first["type"] in ("extra_forbidden", "missing"):
-        return key, "unknown key" if first["type"] == "extra_forbidden" else "is missing"
+    if first["type"] in _UNKNOWN:
+        return key, "unknown key"
+    if first["type"].startswith("missing"):
+        return key, "is missing"
     text = first["msg"].replace("Input should be", "must be")
     text = text.replace("a valid boolean", "true or false")
     return key, f"{text}, got {got if len(got) <= 100 else f'{got[:100]}...'}"
