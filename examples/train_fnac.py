@@ -85,16 +85,7 @@ def build_module(settings: Settings) -> LocalisationModule:
         anchor=settings.anchor,
         gather_distributed=True,
     )
-    return LocalisationModule(
-        visual,
-        audio,
-        criterion,
-        learning_rate=settings.lr,
-        schedule=settings.schedule,
-        weight_decay=settings.weight_decay,
-        warmup_epochs=settings.warmup_epochs,
-        seed=settings.seed,
-    )
+    return LocalisationModule(visual, audio, criterion, settings)
 
 
 def describe_recipe(settings: Settings) -> None:

@@ -69,9 +69,7 @@ class Method(NamedTuple):
     learning_rate: Positive
 
 
-class Drawn(TypedDict):
-    """Which runs have their similarities drawn."""
-
+class _Drawn(TypedDict):
     stage: str
     seed: Whole
 
@@ -85,10 +83,8 @@ class Comparison(TypedDict):
     reference: str
 
 
-class Trials(TypedDict):
-    """The methods that were tried in a setting, and what decides between them."""
-
-    measure: str
+class _Trials(TypedDict):
+    measure: str  # which decides between them
     nce: list[str]
     fnac: list[str]
 
@@ -102,8 +98,8 @@ class Report(TypedDict):
     curves: list[str]
     primary: list[Comparison]
     gaps: list[Comparison]
-    matrices: Drawn
-    tuning: dict[str, Trials]
+    matrices: _Drawn
+    tuning: dict[str, _Trials]
     labels: NotRequired[dict[str, str]]
 
 
@@ -140,8 +136,6 @@ class Plan(NamedTuple):
 
 
 class _Block(BaseModel, strict=True, extra="forbid"):
-    """Runs of every combination."""
-
     stage: str
     settings: list[str]
     methods: list[str]

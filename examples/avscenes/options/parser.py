@@ -16,13 +16,8 @@ _MANY = 8  # names, above which a line cannot hold them beside the option
 class ModelParser(argparse.ArgumentParser, Generic[Model]):
     """Reads the fields of a model; when something is wrong, it says so in one line.
 
-    Args:
-        model: What is read; the title of a field is its placeholder in the help.
-        prog: Name of the script.
-        description: What it does.
-        groups: Headings, by the field before which they stand.
-        positional: Fields that have no flag.
-        epilog: What the help ends with.
+    A field's title is its placeholder in the help, and `groups` are headings by the first field
+    below them.
     """
 
     silent = False  # in a process whose neighbour says the same
