@@ -9,45 +9,35 @@ No image, sound or model is read.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from avcontrast import metrics
+from pydantic import BaseModel, Field
+
 from avscenes.files.errors import UserError
-from avscenes.options.parser import OneLineParser
+from avscenes.files.strict import File, option
+from avscenes.options.parser import ModelParser
 from avscenes.sets.vggss import read_annotations
 from avscenes.testing.baselines import chosen, find, overlap, report
+from avscenes.testing.settings import Protocol
 
 MAIN = ("ezvsl-test", "lvs", "alignment-adaptive")
 
 
-def build_parser() -> OneLineParser:
-    """Return the parser."""
-    parser = OneLineParser(
-        prog="baselines.py",
-        description="Compute from boxes alone what a localisation score has to be compared with.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--annotations", type=Path, required=True, help="vggss.json")
-    parser.add_argument("--test-list", type=Path, help="ids of the clips (default: all)")
-    parser.add_argument("--train-list", type=Path, help="ids to look for the test clips in")
-    parser.add_argument(
-        "--protocols",
-        nargs="+",
-        choices=list(metrics.PROTOCOLS),
-        default=list(MAIN),
-        metavar="NAME",
-        help=f"of {', '.join(metrics.PROTOCOLS)} (default: {' '.join(MAIN)})",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random maps (default: 0)")
-    return parser
+class Options(BaseModel, strict=True, frozen=True):
+    """The options."""
+
+    annotations: File = Field(description="vggss.json")
+    test_list: File | None = option(None, "ids of the clips (default: all)")
+    train_list: File | None = option(None, "ids to look for the test clips in")
+    protocols: list[Protocol] = list(MAIN)
+    seed: int = option(0, "of the random maps")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 2 for wrong usage."""
-    settings: argparse.Namespace = build_parser().parse_args(arguments)
+    description = "Compute from boxes alone what a localisation score has to be compared with."
+    settings = ModelParser(Options, "baselines.py", description).read(arguments)
     try:
         annotations = chosen(read_annotations(settings.annotations), settings.test_list)
         # First, because it takes no time.

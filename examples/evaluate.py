@@ -14,7 +14,6 @@ of their own; the last draws one heat map.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,13 +24,25 @@ from avscenes.files.errors import UserError
 from avscenes.files.output import check_free
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import load_object_network
-from avscenes.options.evaluation import complete, parse
+from avscenes.options.parser import ModelParser
 from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.one_pair import draw_pair
 from avscenes.sets.testsets import read_tests
 from avscenes.testing.results import caption, write_results
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
+from avscenes.testing.settings import OnePair, Options, check, complete
 from avscenes.training.trained import load_trained
+
+DESCRIPTION = """\
+Evaluate a checkpoint of train_fnac.py on a test set, or draw the heat map of one image and sound.
+
+What is not given is as in the run of the checkpoint."""
+
+
+def build_parser() -> ModelParser[Options]:
+    """Return the parser of the command line."""
+    groups = {"dataset": "a test set", "image": "one pair, instead of a test set"}
+    return ModelParser(Options, "evaluate.py", DESCRIPTION, groups=groups)
 
 
 @contextmanager
@@ -49,43 +60,43 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(options: Options) -> None:
     """Test a checkpoint, and write and print what comes out."""
     trained = load_trained(options.checkpoint, options.device)
-    complete(options, trained.folder, trained.settings)
-    output = Path(options.output_dir)
+    settings = complete(options, trained.folder, trained.settings)
+    output = settings.output_dir
     check_free("--output-dir", output)
     networks = Networks(trained.visual, trained.audio, _object_network(options))
-    tests = read_tests(options)
-    how = Conditions(options.dataset, options.protocol, options.object_share)
+    tests = read_tests(settings.dataset, settings.test_size, dict(settings))
+    how = Conditions(settings.dataset, settings.protocol, settings.object_share)
     part = run_part(
         networks,
         tests,
         how,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        max_missing=options.max_missing,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        max_missing=settings.max_missing,
     )
-    tested = whole_test([part], tests, how, options.max_missing)
+    tested = whole_test([part], tests, how, settings.max_missing)
     for entry in tested.skipped:
         print(f"left out: clip {entry.clip}: {entry.reason}")
-    title = caption(tests, tested, options.checkpoint, trained.epoch)
-    about = {"checkpoint": str(options.checkpoint), "epoch": trained.epoch}
+    title = caption(tests, tested, settings.checkpoint, trained.epoch)
+    about = {"checkpoint": str(settings.checkpoint), "epoch": trained.epoch}
     with whole_folder(output) as folder:
         text = write_results(folder, tests, tested, title, about)
         draw_gallery(folder / "gallery.png", tests, tested, f"{how.dataset}, {how.protocol}")
     print(f"{text}\n\nwritten to {output}")
 
 
-def draw_one(options: argparse.Namespace) -> None:
+def draw_one(pair: OnePair) -> None:
     """Draw the heat map of one image and one sound."""
-    check_free("--output", Path(options.output))
-    trained = load_trained(options.checkpoint, options.device)
-    draw_pair(trained, _object_network(options), options)
-    print(f"written to {options.output}")
+    check_free("--output", pair.output)
+    trained = load_trained(pair.checkpoint, pair.device)
+    draw_pair(trained, _object_network(pair), pair)
+    print(f"written to {pair.output}")
 
 
-def _object_network(options: argparse.Namespace) -> ResNet18 | None:
+def _object_network(options: Options) -> ResNet18 | None:
     if options.object_weights is None:
         return None
     return load_object_network(options.object_weights, options.device)
@@ -94,11 +105,12 @@ def _object_network(options: argparse.Namespace) -> ResNet18 | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
     try:
-        options = parse(arguments)
+        options = build_parser().read(arguments)
+        check(options)
         if options.image is None:
             evaluate(options)
         else:
-            draw_one(options)
+            draw_one(OnePair.model_validate(options.model_dump(exclude_none=True)))
     except UserError as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 2

@@ -11,41 +11,42 @@ it was. What is run is written down in `avstudy/study.toml`.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel
 
 from avscenes.files.errors import UserError
-from avscenes.options.parser import OneLineParser
+from avscenes.files.strict import Count, File, OneOf, option
+from avscenes.options.parser import ModelParser
 from avstudy import runner
 from avstudy.cluster import KINDS, Cluster
 from avstudy.plan import QUICK, STUDY, read_plan
 
 
-def build_parser() -> OneLineParser:
-    """Return the parser of the command line."""
-    parser = OneLineParser(
-        prog="false_negative_study.py",
-        description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+class Options(BaseModel, strict=True, frozen=True):
+    """The options."""
+
+    output_dir: File | None = option(None, "runs/false-negatives[-quick] if not given")
+    quick: bool = option(False, "few, short runs that show it works")
+    stages: list[str] | None = option(None, "run only these", title="STAGE")
+    jobs: Count = option(os.cpu_count() or 1, "runs side by side")
+    report: bool = option(False, "only draw from the CSV files")
+    cluster: Annotated[str, OneOf(KINDS)] | None = option(
+        None, "make each run a job, of Slurm or of this machine"
     )
-    parser.add_argument("--output-dir", type=Path, help="runs/false-negatives[-quick] if not given")
-    parser.add_argument("--quick", action="store_true", help="few, short runs that show it works")
-    parser.add_argument("--stages", nargs="+", metavar="STAGE", help="run only these")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
-    parser.add_argument("--report", action="store_true", help="only draw from the CSV files")
-    add = parser.add_argument_group("more than one machine").add_argument
-    add("--cluster", choices=KINDS, help="make each run a job, of Slurm or of this machine")
-    add("--cluster-time", type=int, default=60, metavar="MINUTES", help="limit of each job")
-    add("--cluster-parallel", type=int, default=100, metavar="N", help="jobs side by side")
-    add("--cluster-memory", type=int, default=4, metavar="GB", help="memory of each job")
-    add("--cluster-partition", metavar="NAME", help="the cluster's own choice if not given")
-    return parser
+    cluster_time: Count = option(60, "limit of each job", title="MINUTES")
+    cluster_parallel: Count = option(100, "jobs side by side", title="N")
+    cluster_memory: Count = option(4, "memory of each job", title="GB")
+    cluster_partition: str | None = option(
+        None, "the cluster's own choice if not given", title="NAME"
+    )
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Do what the options ask for."""
     try:
         from avstudy import report, rows
@@ -55,16 +56,15 @@ def run(options: argparse.Namespace) -> None:
     name = "false-negatives-quick" if options.quick else "false-negatives"
     folder = options.output_dir or Path("runs") / name
     if not options.report:
-        for name in ("jobs", "cluster_time", "cluster_parallel", "cluster_memory"):
-            if (value := getattr(options, name)) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        machines = options.cluster and Cluster(
-            options.cluster,
-            options.cluster_time,
-            options.cluster_parallel,
-            options.cluster_memory,
-            options.cluster_partition,
-        )
+        machines = None
+        if options.cluster is not None:
+            machines = Cluster(
+                options.cluster,
+                options.cluster_time,
+                options.cluster_parallel,
+                options.cluster_memory,
+                options.cluster_partition,
+            )
         stages = options.stages or plan.stages()
         unknown = [stage for stage in stages if stage not in plan.stages()]
         if unknown:
@@ -82,8 +82,12 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
+    description = (__doc__ or "").split("\n")[0]
+    groups = {"cluster": "more than one machine"}
+    parser = ModelParser(Options, "false_negative_study.py", description, groups=groups)
+    options = parser.read(arguments)
     try:
-        run(build_parser().parse_args(arguments))
+        run(options)
     except UserError as error:
         print(f"false_negative_study.py: error: {error}", file=sys.stderr)
         return 2

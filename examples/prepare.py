@@ -7,17 +7,29 @@ ID is the name of a video without its ending. Started again, it goes on where it
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel, Field
+
 from avscenes.files.errors import UserError
-from avscenes.options.parser import OneLineParser
+from avscenes.files.strict import Count, File, option
+from avscenes.options.parser import ModelParser
 from avscenes.sets.preparation import SILENT, Failure, Note, Summary, prepare
 
 _SHOWN = 20
+
+
+class Options(BaseModel, strict=True, frozen=True):
+    """The options."""
+
+    videos: File = Field(title="VIDEOS", description="folder of video files")
+    out: File = Field(title="OUT", description="folder to make frames and audio in")
+    workers: Count = option(
+        os.cpu_count() or 1, "processes that decode (default: one for each CPU core)"
+    )
 
 
 def _listed(rows: Sequence[Failure | Note]) -> list[str]:
@@ -42,28 +54,11 @@ def report(summary: Summary, out: Path) -> str:
     return "\n".join(lines)
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 0 when all is done, 1 when some failed, 2 for wrong usage."""
-    parser = OneLineParser(
-        prog="prepare.py",
-        description="Make frames/ID.jpg and audio/ID.wav from video files.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("videos", metavar="VIDEOS", type=Path, help="folder of video files")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make frames and audio in")
-    parser.add_argument(
-        "--workers",
-        type=_count,
-        default=os.cpu_count() or 1,
-        help="processes that decode (default: one for each CPU core)",
-    )
-    settings = parser.parse_args(arguments)
+    description = "Make frames/ID.jpg and audio/ID.wav from video files."
+    parser = ModelParser(Options, "prepare.py", description, positional=("videos", "out"))
+    settings = parser.read(arguments)
     try:
         summary = prepare(settings.videos, settings.out, settings.workers)
     except UserError as error:

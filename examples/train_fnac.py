@@ -15,7 +15,6 @@ the end; `best.ckpt` has the lowest contrastive loss on held-out training pairs.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
@@ -63,7 +62,7 @@ from avscenes.training.records import (
     load_checkpoint,
 )
 from avscenes.training.run_folder import start_run
-from avscenes.training.settings import LOSSES
+from avscenes.training.settings import LOSSES, Settings
 
 WARM_START_OBJECTS = 1_536
 TWO_OBJECTS = (
@@ -72,14 +71,14 @@ TWO_OBJECTS = (
 )
 
 
-def build_module(settings: argparse.Namespace) -> LocalisationModule:
+def build_module(settings: Settings) -> LocalisationModule:
     """Return the model with freshly drawn or given weights."""
     seed_everything(settings.seed, verbose=False)
     visual, audio = build_encoders(settings.encoder, settings.image_dropout, settings.norm)
     if settings.image_weights is not None and isinstance(visual.trunk, ResNet18):
-        load_image_weights(visual.trunk, Path(settings.image_weights))
+        load_image_weights(visual.trunk, settings.image_weights)
     if settings.init_from is not None:
-        load_encoders(visual, audio, Path(settings.init_from), "--init-from")
+        load_encoders(visual, audio, settings.init_from, "--init-from")
     fns_audio, fns_visual, tne = LOSSES[settings.loss]
     criterion = avcontrast.FNACLoss(
         settings.temperature,
@@ -90,19 +89,10 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
         anchor=settings.anchor,
         gather_distributed=True,
     )
-    return LocalisationModule(
-        visual,
-        audio,
-        criterion,
-        learning_rate=settings.lr,
-        schedule=settings.schedule,
-        weight_decay=settings.weight_decay,
-        warmup_epochs=settings.warmup_epochs,
-        seed=settings.seed,
-    )
+    return LocalisationModule(visual, audio, criterion, settings)
 
 
-def describe_recipe(settings: argparse.Namespace) -> None:
+def describe_recipe(settings: Settings) -> None:
     """Say which recipe is run, and what it needs that is not there."""
     if settings.recipe is None:
         return
@@ -114,7 +104,7 @@ def describe_recipe(settings: argparse.Namespace) -> None:
         )
 
 
-def load_data(settings: argparse.Namespace, output: Path) -> tuple[Data, list[Skipped]]:
+def load_data(settings: Settings, output: Path) -> tuple[Data, list[Skipped]]:
     """Make or read the data, and name the clips that are left out."""
     if settings.dataset == "synthetic":
         say(f"making {settings.train_size} + {settings.test_size} synthetic scenes")
@@ -131,7 +121,7 @@ def load_data(settings: argparse.Namespace, output: Path) -> tuple[Data, list[Sk
     return data, skipped
 
 
-def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Callback]) -> Trainer:
+def build_trainer(settings: Settings, output: Path, callbacks: list[Callback]) -> Trainer:
     """Return Lightning's trainer with our records and further callbacks."""
     check_launcher(settings.devices, settings.num_nodes)
     several = settings.devices * settings.num_nodes > 1
@@ -141,7 +131,7 @@ def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Ca
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
-            precision=settings.precision,
+            precision=settings.precision,  # type: ignore[arg-type]
             max_epochs=settings.epochs,
             sync_batchnorm=several and on_gpus,  # torch has it for GPUs only
             num_sanity_val_steps=0,
@@ -164,11 +154,9 @@ def build_trainer(settings: argparse.Namespace, output: Path, callbacks: list[Ca
         raise UserError(f"--precision, --accelerator or --devices: {reason}") from error
 
 
-def train(
-    settings: argparse.Namespace, module: LocalisationModule, data: Data, trainer: Trainer
-) -> None:
+def train(settings: Settings, module: LocalisationModule, data: Data, trainer: Trainer) -> None:
     """Train, from the last checkpoint when there is one."""
-    output = Path(settings.output_dir)
+    output = settings.output_dir
     last = output / "checkpoints" / "last.ckpt"
     going_on = settings.resume and last.is_file()
     if going_on:
@@ -199,14 +187,14 @@ def train(
 
 
 def finish(
-    settings: argparse.Namespace,
+    settings: Settings,
     module: LocalisationModule,
     data: Data,
     trainer: Trainer,
     started: float,
 ) -> None:
     """Test the chosen checkpoint once; on process 0, draw, and print the table."""
-    output = Path(settings.output_dir)
+    output = settings.output_dir
     path = output / "checkpoints" / f"{settings.evaluate}.ckpt"
     checkpoint = load_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])
@@ -253,10 +241,10 @@ def finish(
     say(f"\n{text}\n\nwritten to {output}")
 
 
-def run(settings: argparse.Namespace, interruption: Interruption) -> None:
+def run(settings: Settings, interruption: Interruption) -> None:
     """Do everything, in order."""
     started = time.monotonic()
-    output = Path(settings.output_dir)
+    output = settings.output_dir
     same_data = SameData()
     trainer = build_trainer(settings, output, [interruption, same_data])
     if first_process() and not settings.resume:
@@ -302,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Lightning turns Ctrl-C into SystemExit; the parser raises it before there are settings.
         if settings is None:
             raise
-        started = (Path(settings.output_dir) / "config.json").exists()
+        started = (settings.output_dir / "config.json").exists()
         how = f"; go on with --resume --output-dir {settings.output_dir}" if started else ""
         if first_process():
             print(f"interrupted{how}", file=sys.stderr)

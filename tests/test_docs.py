@@ -193,12 +193,13 @@ def test_a_new_public_name_must_be_documented(
 
 
 def test_options_on_the_training_page_exist() -> None:
-    from avscenes.options import evaluation as evaluation_options
-    from avscenes.options import training_parser
+    import evaluate
+
+    from avscenes.options import training
     from avscenes.training.settings import LOSSES
 
     text = (DOCS / "training.md").read_text(encoding="utf-8")
-    parsers = training_parser.build_parser(), evaluation_options.build_parser()
+    parsers = training.build_parser(), evaluate.build_parser()
     known = {name for p in parsers for name in re.findall(r"--[a-z][a-z-]+", p.format_help())}
     launchers = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
     launchers |= {"--nodes", "--ntasks-per-node", "--kill-on-bad-exit"}

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+from typing_extensions import NotRequired, TypedDict
 
 from avscenes.files.errors import UserError
+from avscenes.files.strict import (
+    TOML,
+    Amount,
+    Count,
+    Portion,
+    Positive,
+    Share,
+    Whole,
+    checked,
+    read_file,
+)
 from avscenes.scenes.scene import Design
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 STUDY, QUICK = (Path(__file__).with_name(f"{name}.toml") for name in ("study", "quick"))
 
@@ -22,20 +30,20 @@ STUDY, QUICK = (Path(__file__).with_name(f"{name}.toml") for name in ("study", "
 class Setting(NamedTuple):
     """The data and the length of the training, which all methods share."""
 
-    classes: int
-    size: int
-    hop: int
-    object_strength: float
-    object_share: float
-    scene_level: float
-    scene_share: float
-    scene_source: str
-    train_size: int
-    test_size: int
-    batch_size: int
-    classes_per_batch: int  # 0: batches are drawn whatever the class
-    epochs: int
-    warm_start_epochs: int
+    classes: Count
+    size: Count
+    hop: Count
+    object_strength: Amount
+    object_share: Portion
+    scene_level: Amount
+    scene_share: Portion
+    scene_source: Literal["background", "bystander"]
+    train_size: Count
+    test_size: Count
+    batch_size: Count
+    classes_per_batch: Whole  # 0: batches are drawn whatever the class
+    epochs: Count
+    warm_start_epochs: Whole
 
     @property
     def design(self) -> Design:
@@ -46,18 +54,53 @@ class Setting(NamedTuple):
 class Method(NamedTuple):
     """A loss, and what can be tuned about it."""
 
-    ignore: str  # which pairs the contrast leaves out, see `avstudy.training.left_out`
-    fns_audio_weight: float
-    fns_visual_weight: float
-    tne_weight: float
-    threshold: float
-    anchor: str
-    mask: str
-    adjacency_reduction: str
+    # Which pairs the contrast leaves out, see `avstudy.training.left_out`.
+    ignore: Literal["nothing", "same-class", "shown", "random"]
+    fns_audio_weight: Amount
+    fns_visual_weight: Amount
+    tne_weight: Amount
+    threshold: Share
+    anchor: Literal["visual", "audio"]
+    mask: Literal["hard", "soft"]
+    adjacency_reduction: Literal["mean", "batchmean"]
     detach_adjacency: bool
-    warmup: float  # share of the epochs without adjacency terms
-    temperature: float
-    learning_rate: float
+    warmup: Portion  # share of the epochs without adjacency terms
+    temperature: Positive
+    learning_rate: Positive
+
+
+class _Drawn(TypedDict):
+    stage: str
+    seed: Whole
+
+
+class Comparison(TypedDict):
+    """Two methods that are compared in a setting."""
+
+    setting: str
+    measure: str
+    method: str
+    reference: str
+
+
+class _Trials(TypedDict):
+    measure: str  # which decides between them
+    nce: list[str]
+    fnac: list[str]
+
+
+class Report(TypedDict):
+    """What the report shows."""
+
+    reference: str
+    ceiling: str
+    settings: dict[str, str]
+    curves: list[str]
+    primary: list[Comparison]
+    gaps: list[Comparison]
+    matrices: _Drawn
+    tuning: dict[str, _Trials]
+    labels: NotRequired[dict[str, str]]
 
 
 class Run(NamedTuple):
@@ -82,7 +125,7 @@ class Plan(NamedTuple):
     """Everything that the file says."""
 
     digest: str  # of the file, so that a row tells which version it was run under
-    report: dict[str, Any]
+    report: Report
     settings: dict[str, Setting]
     methods: dict[str, Method]
     runs: list[Run]
@@ -92,58 +135,67 @@ class Plan(NamedTuple):
         return list(dict.fromkeys(run.stage for run in self.runs))
 
 
+class _Block(BaseModel, strict=True, extra="forbid"):
+    stage: str
+    settings: list[str]
+    methods: list[str]
+    seeds: list[Whole]
+    conditions: list[str] = ["plain"]
+    test_seed: Whole | None = None  # the seed itself
+
+
+class _File(BaseModel, strict=True, extra="forbid"):
+    settings: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]]
+    runs: list[_Block]
+    report: Report
+
+
+class _Tables(BaseModel, strict=True, extra="forbid"):
+    settings: dict[str, Setting]
+    methods: dict[str, Method]
+
+
 def read_plan(path: Path) -> Plan:
     """Read a plan and list its runs.
 
     Raises:
         UserError: When the file cannot be read, or lacks something or has something unknown.
     """
+    content = checked(_File, read_file(path, TOML), str(path))
     try:
-        content = path.read_bytes()
-        entries = tomllib.loads(content.decode())
-        settings = _table(Setting, entries["settings"])
-        methods = _table(Method, entries["methods"])
-        runs = [run for block in entries["runs"] for run in _runs(block, settings, methods)]
-        report = entries["report"]
+        whole = {"settings": _whole(content.settings), "methods": _whole(content.methods)}
+        tables = checked(_Tables, whole, str(path))
+        runs = [run for block in content.runs for run in _runs(block, tables)]
     except KeyError as error:
         raise UserError(f"{path}: there is no {error}") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    return Plan(digest, report, settings, methods, runs)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Plan(digest, content.report, tables.settings, tables.methods, runs)
 
 
-Fields = TypeVar("Fields", Setting, Method)
+def _whole(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the entries of a table; all but the first change another one."""
+    whole: dict[str, dict[str, Any]] = {}
+    for name, entry in table.items():
+        start = whole[entry.pop("like")] if "like" in entry else {}
+        whole[name] = {**start, **entry}
+    return whole
 
 
-def _table(kind: type[Fields], entries: dict[str, dict[str, Any]]) -> dict[str, Fields]:
-    """Return the settings or methods of a table; all but the first change another one."""
-    table: dict[str, Fields] = {}
-    for name, entry in entries.items():
-        like = entry.pop("like", None)
-        unknown = entry.keys() - set(kind._fields)
-        if unknown:
-            raise ValueError(f"{name}: {kind.__name__.lower()}s have no {', '.join(unknown)}")
-        table[name] = kind(**entry) if like is None else table[like]._replace(**entry)
-    return table
-
-
-def _runs(
-    block: dict[str, Any], settings: dict[str, Setting], methods: dict[str, Method]
-) -> list[Run]:
+def _runs(block: _Block, tables: _Tables) -> list[Run]:
     """Return the runs of a block; those of a seed follow each other and share what they read."""
     return [
         Run(
-            block["stage"],
+            block.stage,
             setting,
             method,
             condition,
             seed,
-            block.get("test_seed", seed),
-            settings[setting],
-            methods[method],
+            seed if block.test_seed is None else block.test_seed,
+            tables.settings[setting],
+            tables.methods[method],
         )
         for seed, setting, condition, method in itertools.product(
-            block["seeds"], block["settings"], block.get("conditions", ["plain"]), block["methods"]
+            block.seeds, block.settings, block.conditions, block.methods
         )
     ]

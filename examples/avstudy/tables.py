@@ -8,7 +8,7 @@ import pandas as pd
 
 from avscenes.files.markdown import markdown_table
 from avstudy.effects import MEASURES, Stage, written
-from avstudy.plan import Setting
+from avstudy.plan import Comparison, Setting
 from avstudy.rows import KEY
 from avstudy.statistics import Interval
 
@@ -98,7 +98,7 @@ def chosen_trial(stage: Stage, setting: str, measure: str, trials: list[str]) ->
     return None if means.isna().all() else str(means.idxmax())
 
 
-def comparisons(stage: Stage, asked: Sequence[dict[str, str]]) -> str:
+def comparisons(stage: Stage, asked: Sequence[Comparison]) -> str:
     """Return paired differences of named pairs of methods."""
     lines = [["", "compared", "from", "to", "difference, points"]]
     for one in asked:

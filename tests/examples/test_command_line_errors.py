@@ -9,6 +9,7 @@ import train_fnac
 
 from avscenes.sets.sampling import generator_for
 from avscenes.training.data import DATA_SEED
+from avscenes.training.settings import Settings
 
 
 def fail(capsys, *options):
@@ -38,8 +39,8 @@ def in_empty_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "-3"], "argument --epochs: must be a whole number of at least 1, got '-3'"),
-        (["--epochs", "2.5"], "argument --epochs: must be a whole number of at least 1, got '2.5'"),
+        (["--epochs", "-3"], "--epochs: must be a whole number of at least 1, got '-3'"),
+        (["--epochs", "2.5"], "--epochs: must be a whole number of at least 1, got '2.5'"),
         (["--warmup-epochs", "-1"], "--warmup-epochs: must be a whole number of at least 0"),
         (["--batch-size", "0"], "--batch-size: must be a whole number of at least 1, got '0'"),
         (["--temperature", "0"], "--temperature: must be a number above 0, got '0'"),
@@ -47,9 +48,14 @@ def in_empty_folder(tmp_path, monkeypatch):
         (["--tne-weight", "-1"], "--tne-weight: must be a number of at least 0, got '-1'"),
         (["--image-dropout", "1"], "--image-dropout: must be at least 0 and below 1, got '1'"),
         (["--threshold", "1.2"], "--threshold: must be at least 0 and below 1, got '1.2'"),
+        (["--lr", "-1"], "--lr: must be a number above 0, got '-1'"),
+        (["--lr", "inf"], "--lr: must be a number above 0, got 'inf'"),
         (["--lr", "fast"], "--lr: must be a number above 0, got 'fast'"),
-        (["--loss", "clip"], "argument --loss: invalid choice: 'clip'"),
-        (["--dataset", "imagenet"], "argument --dataset: invalid choice: 'imagenet'"),
+        (["--loss", "clip"], "--loss: must be 'nce', 'fns-audio', "),
+        (
+            ["--dataset", "imagenet"],
+            "--dataset: must be 'synthetic', 'vggsound' or 'flickr', got",
+        ),
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
         (["--train-size", "100"], "--batch-size 128 is larger than --train-size 100"),
         (["--batch-size", "513"], "--batch-size 513 is larger than --train-size 512"),
@@ -63,7 +69,7 @@ def in_empty_folder(tmp_path, monkeypatch):
             ["--devices", "2", "--validation-size", "99"],
             "--validation-size 99 cannot be split evenly over 2 processes",
         ),
-        (["--norm", "layer"], "argument --norm: invalid choice: 'layer'"),
+        (["--norm", "layer"], "--norm: must be 'batch' or 'group', got 'layer'"),
         (
             ["--encoder", "resnet18", "--norm", "group", "--image-weights", "w.pth"],
             "--image-weights needs --norm batch",
@@ -71,7 +77,7 @@ def in_empty_folder(tmp_path, monkeypatch):
         (["--train-list", "a.txt"], "--train-list needs --dataset vggsound"),
         (["--dataset", "vggsound"], "--dataset vggsound needs --data-root"),
         (["--image-weights", "w.pth"], "--image-weights needs --encoder resnet18"),
-        (["--resume"], "--resume: there is no readable runs/synthetic-fnac-seed0/config.json"),
+        (["--resume"], "--resume: cannot read runs/synthetic-fnac-seed0/config.json: No such"),
         (["--precision", "8-bit"], "--precision, --accelerator or --devices: "),
         (["--accelerator", "abacus"], "--precision, --accelerator or --devices: "),
     ],
@@ -87,7 +93,7 @@ def test_the_script_itself_leaves_with_status_2_and_one_line():
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == (
-        "train_fnac.py: error: argument --epochs: must be a whole number of at least 1, got '-1'\n"
+        "train_fnac.py: error: --epochs: must be a whole number of at least 1, got '-1'\n"
     )
 
 
@@ -102,10 +108,16 @@ def test_image_weights_that_are_none(capsys, tmp_path):
 def test_a_config_that_is_no_config(capsys, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     message = fail(capsys, "--resume", "--output-dir", tmp_path)
-    assert f"there is no readable {tmp_path}/config.json" in message
-    (tmp_path / "config.json").write_text(json.dumps({"settings": {"dataset": "synthetic"}}))
+    assert message == f"--resume: {tmp_path}/config.json holds no settings of a run"
+    settings = {"dataset": "synthetic"}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
     message = fail(capsys, "--resume", "--output-dir", tmp_path)
     assert "is from another version; it differs in" in message
+    settings = {**Settings().model_dump(mode="json"), "epochs": "24"}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
+    assert fail(capsys, "--resume", "--output-dir", tmp_path) == (
+        f"--resume: {tmp_path}/config.json: epochs: must be a whole number of at least 1, got '24'"
+    )
 
 
 @pytest.fixture
@@ -161,16 +173,20 @@ def test_missing_and_empty_lists(capsys, clips, tmp_path, option):
     assert message.startswith(f"{option}: cannot read {tmp_path}/binary.txt")
 
 
+DOG, FOUR = '"file": "a", "class": "dog", "bbox"', "must be four numbers x0, y0, x1, y1"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("not json", "--annotations: cannot read"),
         ("{}", "must hold a list of clips"),
         ("[]", "must hold a list of clips"),
-        ('[{"file": "test0"}]', "entry 0 of"),
-        ('[{"file": "test0", "class": "dog", "bbox": [[0, 0, 1]]}]', "entry 0 of"),
-        ('[{"file": "test0", "class": "dog", "bbox": [[0, 0, 1, NaN]]}]', "entry 0 of"),
-        ("[3]", "is not of the form"),
+        ('[{"file": "test0", "bbox": []}]', "vggss.json: entry 0: class: is missing"),
+        (f"[{{{DOG}: [[0, 0, 1]]}}]", f"entry 0: bbox.0: {FOUR}, got [0, 0, 1]"),
+        (f"[{{{DOG}: [[0, 0, 1, NaN]]}}]", f"entry 0: bbox.0: {FOUR}, got [0, 0, 1, nan]"),
+        (f'[{{{DOG}: [[0, 0, 1, "1"]]}}]', f"entry 0: bbox.0: {FOUR}, got [0, 0, 1, '1']"),
+        ("[3]", "entry 0: must be a valid dictionary"),
     ],
 )
 def test_unreadable_annotations(capsys, clips, tmp_path, text, message):

@@ -343,8 +343,8 @@ PAIR = ["--image", "a.jpg", "--sound", "a.wav", "--output", "a.png"]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--protocol", "best"], "argument --protocol: invalid choice: 'best' (choose from "),
-        (["--dataset", "imagenet"], "argument --dataset: invalid choice: 'imagenet'"),
+        (["--protocol", "best"], "--protocol: must be 'ezvsl-test', "),
+        (["--dataset", "imagenet"], "--dataset: must be 'synthetic', 'vggsound', "),
         (["--batch-size", "0"], "--batch-size: must be a whole number of at least 1, got '0'"),
         (["--workers", "-1"], "--workers: must be a whole number of at least 0, got '-1'"),
         (["--object-share", "2"], "--object-share: must be between 0 and 1, got '2'"),

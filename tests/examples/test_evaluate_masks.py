@@ -1,7 +1,5 @@
 """Test sets with masks, from files to figures."""
 
-from argparse import Namespace
-
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -97,7 +95,7 @@ def test_a_fixed_threshold_takes_maps_that_overshoot():
 def test_the_true_place_is_outlined(dataset, tmp_path):
     options, _, _ = write_set(dataset, tmp_path)
     named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    test = read_tests(Namespace(dataset=dataset, test_size=None, **named)).labelled
+    test = read_tests(dataset, None, named).labelled
 
     def outlines(row):
         axis = Figure().add_subplot()

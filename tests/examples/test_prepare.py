@@ -227,7 +227,10 @@ def test_processes_that_decode_load_no_torch():
         (["empty", "out"], r"VIDEOS must hold video files \(.*\.mp4.*\): empty"),
         (["videos"], "the following arguments are required: OUT"),
         (["videos", "file"], "OUT: cannot make folders in file: .*"),
-        (["videos", "out", "--workers", "0"], ".*must be a whole number of at least 1, got '0'"),
+        (
+            ["videos", "out", "--workers", "0"],
+            "--workers: must be a whole number .* at least 1, got '0'",
+        ),
         (["videos", "out", "--worker", "1"], "unrecognized arguments: --worker 1"),
     ],
 )

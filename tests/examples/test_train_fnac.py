@@ -242,6 +242,29 @@ def test_a_finished_run_is_tested_again_and_kept_as_it_is(finished, capsys):
 
 
 @pytest.mark.slow
+def test_a_finished_run_that_gets_longer_is_a_longer_run(tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    constant = [*TINY, "--schedule", "constant", "--lr", "1e-3"]
+    for options in (
+        [*constant, "--output-dir", short, "--epochs", 3],
+        ["--resume", "--output-dir", short, "--epochs", EPOCHS],
+        [*constant, "--output-dir", long],
+    ):
+        subprocess.run(command(*options), check=True, timeout=300, env=ENVIRONMENT)
+    assert (short / "metrics.csv").read_text() == (long / "metrics.csv").read_text()
+    settings, results = (
+        [json.loads((run / f"{name}.json").read_text()) for run in (short, long)]
+        for name in ("config", "metrics")
+    )
+    assert settings[0]["settings"] == {**settings[1]["settings"], "output_dir": str(short)}
+    assert [{**result, "seconds": 0} for result in results[:1]] == [{**results[1], "seconds": 0}]
+    for name in ("last", "best"):
+        one, other = (load(run / "checkpoints" / f"{name}.ckpt") for run in (short, long))
+        for key in ("state_dict", "optimizer_states", "epoch", "global_step"):
+            assert_same(one[key], other[key])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [

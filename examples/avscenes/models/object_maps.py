@@ -21,7 +21,7 @@ from avscenes.models.weights import load_image_weights
 _SLAVC_SCALE = 2.5
 
 
-def load_object_network(path: Path, device: torch.device) -> ResNet18:
+def load_object_network(path: Path, device: str | torch.device) -> ResNet18:
     """Return the frozen image network with torchvision's ImageNet weights.
 
     Raises:

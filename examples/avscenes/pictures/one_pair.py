@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -26,47 +25,44 @@ from avscenes.pictures import style
 from avscenes.pictures.overlays import Picture, bare, shorten, show_heat
 from avscenes.scenes import sounds
 from avscenes.scenes.scene import SIZE
+from avscenes.testing.settings import OnePair
 from avscenes.training.trained import Trained
 
 _LONGEST = 640
 
 
-def draw_pair(
-    trained: Trained,
-    object_network: ResNet18 | None,
-    options: argparse.Namespace,
-) -> None:
+def draw_pair(trained: Trained, object_network: ResNet18 | None, pair: OnePair) -> None:
     """Write the picture: the image, the map of the model and, with OGL, object map and mix.
 
     Raises:
         UserError: When one of the files cannot be read.
     """
-    frame = _read_image(Path(options.image))
-    wave = _read_sound(Path(options.sound))
-    scenes = trained.settings["dataset"] == "synthetic"
+    frame = _read_image(pair.image)
+    wave = _read_sound(pair.sound)
+    scenes = trained.settings.dataset == "synthetic"
     image = _scene_image(frame) if scenes else plain_frame(frame)
     spectrogram = _scene_sound(wave) if scenes else published_spectrogram(wave, audio.SAMPLE_RATE)
     with torch.no_grad():
-        images = image[None].to(options.device)
+        images = image[None].to(pair.device)
         seen = trained.visual(images).float()
-        heard = trained.audio(spectrogram.float()[None, None].to(options.device)).float()
+        heard = trained.audio(spectrogram.float()[None, None].to(pair.device)).float()
         things = None if object_network is None else object_maps(object_network, images).float()
     cosines = functional.localization_map(seen, heard)
     heats = heat_maps(
         cosines,
         things,
         size=IMAGE_SIZE,
-        protocol=options.protocol,
-        object_share=options.object_share,
+        protocol=pair.protocol,
+        object_share=pair.object_share,
     )
     named = {
         f"model: cosine {cosines.min():.2f} to {cosines.max():.2f}": heats["model"],
         **({"object map (OGL), no sound": heats["ogl"]} if "ogl" in heats else {}),
-        **({f"mix, {options.object_share:.0%} of it OGL": heats["mix"]} if "mix" in heats else {}),
+        **({f"mix, {pair.object_share:.0%} of it OGL": heats["mix"]} if "mix" in heats else {}),
     }
-    names = [shorten(Path(path).stem, 20) for path in (options.sound, options.image)]
+    names = [shorten(path.stem, 20) for path in (pair.sound, pair.image)]
     title = "Where {} comes from in {}".format(*names)
-    _draw(Path(options.output), frame, {k: heat[0].cpu() for k, heat in named.items()}, title)
+    _draw(pair.output, frame, {k: heat[0].cpu() for k, heat in named.items()}, title)
 
 
 def _read_image(path: Path) -> Image.Image:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Annotated
 
-from avscenes.files.errors import UserError
+from pydantic import AfterValidator, BaseModel, Field
+
+from avscenes.files.strict import Box, must_be
 from avscenes.sets.annotated import Sample
 from avscenes.sets.clips import Clip
 from avscenes.sets.lists import read_entry_list
@@ -15,37 +16,35 @@ from avscenes.sets.lists import read_entry_list
 _PIXELS = 224
 
 
-class Entry(NamedTuple):
+# The paths are those of another machine; of these, only the names of the files matter.
+_FileName = Annotated[
+    str,
+    AfterValidator(lambda path: PurePosixPath(path).name),
+    Field(min_length=1),
+    must_be("the path of a file"),
+]
+
+
+class Entry(BaseModel, strict=True):
     """What the annotations say about one image with one of its sounds."""
 
-    image: str
-    audio: str
-    box: list[float]
+    image: _FileName
+    audio: _FileName
+    gt_box: Box
+
+    @property
+    def box(self) -> list[float]:
+        """The box in shares of the image."""
+        return [value / _PIXELS for value in self.gt_box]
 
 
 def read_entries(path: Path) -> list[Entry]:
     """Read a list of `{"image": path, "audio": path, "gt_box": [x0, y0, x1, y1]}`.
 
-    Of the paths, which are those of another machine, only the names of the files matter.
-
     Raises:
         UserError: When the file cannot be read or has another form.
     """
-    entries = []
-    for number, entry in enumerate(read_entry_list(path, "images")):
-        try:
-            image, audio = (PurePosixPath(str(entry[key])).name for key in ("image", "audio"))
-            box = [float(value) / _PIXELS for value in entry["gt_box"]]
-            whole = len(box) == 4 and all(map(math.isfinite, box)) and image and audio
-        except (KeyError, TypeError, ValueError, OverflowError):
-            whole = False
-        if not whole:
-            raise UserError(
-                f"--annotations: entry {number} of {path} is not of the form "
-                '{"image": path, "audio": path, "gt_box": [x0, y0, x1, y1]}'
-            )
-        entries.append(Entry(image, audio, box))
-    return entries
+    return read_entry_list(path, Entry, "images")
 
 
 def is3_samples(root: Path, entries: list[Entry], *, masks: bool = False) -> list[Sample]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from avscenes.files.errors import UserError, reason_of
+from avscenes.files.strict import JSON, Model, checked, read_file
 
 
 def read_ids(option: str, path: Path) -> list[str]:
@@ -27,19 +26,19 @@ def read_ids(option: str, path: Path) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def read_entry_list(path: Path, of_what: str) -> list[Any]:
-    """Read annotations that are a JSON list, whatever its entries are.
+def read_entry_list(path: Path, form: type[Model], of_what: str) -> list[Model]:
+    """Read annotations that are a JSON list, and check the form of every entry.
 
     Raises:
-        UserError: When the file cannot be read or holds no list.
+        UserError: When the file cannot be read, or it or an entry has another form.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--annotations: cannot read {path}: {reason_of(error)}") from error
+    entries = read_file(path, JSON, "--annotations")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"--annotations: {path} must hold a list of {of_what}")
-    return entries
+    return [
+        checked(form, entry, f"--annotations: {path}: entry {number}")
+        for number, entry in enumerate(entries)
+    ]
 
 
 def check_layout(option: str, root: Path, folders: Sequence[str] = ("frames", "audio")) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +19,6 @@ from avscenes.sets.loaders import DATA_SEED
 from avscenes.sets.scene_pairs import scene_test_set
 from avscenes.sets.vggss import check_open_set, read_annotations, vggss_samples
 
-Options = argparse.Namespace
-
 
 class NamedTests(NamedTuple):
     """A labelled test set, what its samples are called, and what was left out of it so far."""
@@ -34,7 +31,8 @@ class NamedTests(NamedTuple):
 class Kind(NamedTuple):
     """What a test set takes from the command line, and how it is tested."""
 
-    read: Callable[[Options], list[Sample]] | None  # None for scenes, which are made
+    # Of the number of samples, or None for all, and the files; None for scenes, which are made.
+    read: Callable[..., list[Sample]] | None
     needs: tuple[str, ...] = ("test_root", "test_list", "annotations")
     may_have: tuple[str, ...] = ()
     protocol: str = "ezvsl-test"  # where none is named
@@ -44,61 +42,57 @@ class Kind(NamedTuple):
     interactive: bool = False  # names without their last part are those of scenes
 
 
-def _root(options: Options, *folders: str) -> Path:
-    root = Path(options.test_root)
-    check_layout("--test-root", root, folders)
-    return root
-
-
-def _vggsound(options: Options) -> list[Sample]:
-    root = _root(options, "frames", "audio")
-    listed = read_ids("--test-list", Path(options.test_list))
-    annotations = read_annotations(Path(options.annotations))
-    other_half = vars(options).get("other_half")
+def _vggsound(
+    size: int | None,
+    test_root: Path,
+    test_list: Path,
+    annotations: Path,
+    other_half: Path | None = None,
+) -> list[Sample]:
+    check_layout("--test-root", test_root, ("frames", "audio"))
+    listed = read_ids("--test-list", test_list)
+    known = read_annotations(annotations)
     if other_half is not None:
-        check_open_set(listed, read_ids("--other-half", Path(other_half)), annotations)
-    return vggss_samples(root, listed[: options.test_size], annotations)
+        check_open_set(listed, read_ids("--other-half", other_half), known)
+    return vggss_samples(test_root, listed[:size], known)
 
 
-def _flickr(options: Options) -> list[Sample]:
-    root, annotations = _root(options), Path(options.annotations)
-    listed = read_ids("--test-list", Path(options.test_list))
+def _flickr(size: int | None, test_root: Path, test_list: Path, annotations: Path) -> list[Sample]:
+    check_layout("--test-root", test_root, ())
+    listed = read_ids("--test-list", test_list)
     check_layout("--annotations", annotations, ())
-    return flickr_samples(root, listed[: options.test_size], annotations)
+    return flickr_samples(test_root, listed[:size], annotations)
 
 
-def _with_silent(base: Callable[[Options], list[Sample]]) -> Callable[[Options], list[Sample]]:
+def _with_silent(base: Callable[..., list[Sample]]) -> Callable[..., list[Sample]]:
     """Return a reader that adds as many silent pairs as `--test-size` allows of the others."""
 
-    def read(options: Options) -> list[Sample]:
-        silent = read_silent_pairs("--silent-list", Path(options.silent_list))
-        samples = base(options)
-        return samples + silent_samples(Path(options.test_root), silent[: options.test_size])
+    def read(size: int | None, test_root: Path, silent_list: Path, **others: Path) -> list[Sample]:
+        silent = read_silent_pairs("--silent-list", silent_list)
+        samples = base(size, test_root=test_root, **others)
+        return samples + silent_samples(test_root, silent[:size])
 
     return read
 
 
-def _s4(options: Options) -> list[Sample]:
-    root = _root(options, "visual_frames", "audio_wav", "gt_masks")
-    videos = read_split("--test-list", Path(options.test_list), "test")
-    return s4_samples(root, videos)[: options.test_size]
+def _s4(size: int | None, test_root: Path, test_list: Path) -> list[Sample]:
+    check_layout("--test-root", test_root, ("visual_frames", "audio_wav", "gt_masks"))
+    return s4_samples(test_root, read_split("--test-list", test_list, "test"))[:size]
 
 
-def _ms3(options: Options) -> list[Sample]:
-    root = _root(options, "visual_frames", "audio_wav", "gt_masks")
-    videos = read_split("--test-list", Path(options.test_list), "test")
-    return ms3_samples(root, videos)[: options.test_size]
+def _ms3(size: int | None, test_root: Path, test_list: Path) -> list[Sample]:
+    check_layout("--test-root", test_root, ("visual_frames", "audio_wav", "gt_masks"))
+    return ms3_samples(test_root, read_split("--test-list", test_list, "test"))[:size]
 
 
-def _is3(options: Options) -> list[Sample]:
-    root = _root(options, "images", "audio_wav")
-    return is3_samples(root, read_entries(Path(options.annotations))[: options.test_size])
+def _is3(size: int | None, test_root: Path, annotations: Path) -> list[Sample]:
+    check_layout("--test-root", test_root, ("images", "audio_wav"))
+    return is3_samples(test_root, read_entries(annotations)[:size])
 
 
-def _is3_masks(options: Options) -> list[Sample]:
-    root = _root(options, "images", "audio_wav", "gt_segmentation")
-    entries = read_entries(Path(options.annotations))
-    return is3_samples(root, entries[: options.test_size], masks=True)
+def _is3_masks(size: int | None, test_root: Path, annotations: Path) -> list[Sample]:
+    check_layout("--test-root", test_root, ("images", "audio_wav", "gt_segmentation"))
+    return is3_samples(test_root, read_entries(annotations)[:size], masks=True)
 
 
 _VGGSOUND = Kind(_vggsound, may_have=("other_half",), like="vggsound")
@@ -137,15 +131,22 @@ def scene_tests(count: int) -> NamedTests:
     return NamedTests(labelled, names, [])
 
 
-def read_tests(options: Options) -> NamedTests:
-    """Return the test set that the options name; its files are decoded only when it is used.
+def read_tests(dataset: str, size: int | None, options: Mapping[str, Path | None]) -> NamedTests:
+    """Return a test set, whose files are decoded only when it is used.
+
+    Args:
+        dataset: Its name.
+        size: Number of samples, or None for all.
+        options: Files and folders by their options; those that it does not take do not matter.
 
     Raises:
         UserError: When folders, lists or annotations are missing or cannot be read.
     """
-    kind = KINDS[options.dataset]
+    kind = KINDS[dataset]
     if kind.read is None:
-        return scene_tests(options.test_size)
-    samples, skipped = without_faults(kind.read(options))
+        assert size is not None
+        return scene_tests(size)
+    files = {name: options.get(name) for name in kind.needs + kind.may_have}
+    samples, skipped = without_faults(kind.read(size, **files))
     names = [sample.clip.name for sample in samples]
     return NamedTests(labelled_set(samples, consensus=kind.consensus), names, skipped)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import BaseModel, Field
+
 from avscenes.files.errors import UserError
+from avscenes.files.strict import Box
 from avscenes.sets.annotated import Sample
 from avscenes.sets.clips import clips_in
 from avscenes.sets.lists import read_entry_list
@@ -20,28 +22,20 @@ class Annotation(NamedTuple):
     boxes: list[list[float]]
 
 
+class _Entry(BaseModel, strict=True):
+    file: str
+    class_name: str = Field(alias="class")
+    boxes: list[Box] = Field(alias="bbox")
+
+
 def read_annotations(path: Path) -> dict[str, Annotation]:
     """Read `vggss.json`: a list of `{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}`.
 
     Raises:
         UserError: When the file cannot be read or has another form.
     """
-    annotations = {}
-    for number, entry in enumerate(read_entry_list(path, "clips")):
-        try:
-            boxes = [[float(value) for value in box] for box in entry["bbox"]]
-            whole = all(len(box) == 4 and all(map(math.isfinite, box)) for box in boxes)
-            annotation = Annotation(str(entry["class"]), boxes)
-            clip = str(entry["file"])
-        except (KeyError, TypeError, ValueError, OverflowError):
-            whole = False
-        if not whole:
-            raise UserError(
-                f"--annotations: entry {number} of {path} is not of the form "
-                '{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}'
-            )
-        annotations[clip] = annotation
-    return annotations
+    entries = read_entry_list(path, _Entry, "clips")
+    return {entry.file: Annotation(entry.class_name, entry.boxes) for entry in entries}
 
 
 def vggss_samples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from avscenes.sets.overlap import check_overlap
 from avscenes.sets.sampling import generator_for
 from avscenes.sets.scene_pairs import SceneDataset
 from avscenes.sets.testsets import KINDS, NamedTests, scene_tests
-from avscenes.training.settings import check_split
+from avscenes.training.settings import Settings, check_split
 
 
 class Data(NamedTuple):
@@ -37,8 +36,10 @@ class Data(NamedTuple):
     digest: str  # of the names of all clips, so that processes can compare what they read
 
 
-def synthetic_data(settings: argparse.Namespace) -> Data:
+def synthetic_data(settings: Settings) -> Data:
     """Make the scenes."""
+    assert settings.train_size is not None
+    assert settings.test_size is not None
     train = make_scenes(DATA_SEED, "train", settings.train_size)
     validation = make_scenes(DATA_SEED, "validation", settings.validation_size)
     return Data(
@@ -52,7 +53,7 @@ def synthetic_data(settings: argparse.Namespace) -> Data:
     )
 
 
-def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, list[Skipped]]:
+def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skipped]]:
     """Read the lists, check every file and return the data and the clips that are left out.
 
     Args:
@@ -63,13 +64,19 @@ def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, l
     Raises:
         UserError: When folders, lists or annotations are missing, or too many clips are.
     """
-    root, transform = Path(settings.data_root), TRANSFORMS[settings.transform]
+    root, train_list = settings.data_root, settings.train_list
+    assert root is not None
+    assert train_list is not None
+    assert settings.transform is not None
+    transform = TRANSFORMS[settings.transform]
     # Flickr's files may lie side by side.
     check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
+    train_ids = read_ids("--train-list", train_list)
     kind = KINDS[settings.dataset]
-    train_ids = read_ids("--train-list", Path(settings.train_list))
     assert kind.read is not None, "scenes have no files"
-    samples = kind.read(settings)
+    samples = kind.read(
+        settings.test_size, **{name: getattr(settings, name) for name in kind.needs}
+    )
 
     # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
     order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
@@ -110,7 +117,7 @@ def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, l
         )
     if len(validation) < settings.batch_size:
         what = f"--validation-size: {len(validation)} readable clips"
-        check_split(what, len(validation), vars(settings))
+        check_split(what, len(validation), settings)
     data = Data(
         train=ClipPairs(clips_in(root, train), settings.seed, transform),
         validation=ClipPairs(clips_in(root, validation), settings.seed, transform),

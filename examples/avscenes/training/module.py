@@ -14,6 +14,7 @@ from avscenes.files.errors import UserError
 from avscenes.models.encoders import AudioEncoder, VisualEncoder
 from avscenes.sets.sampling import mix_seed
 from avscenes.training.processes import average_in_order, rows_of_all
+from avscenes.training.settings import Settings
 
 TERMS = FNACComponents._fields
 MONITOR = "validation_info_nce"
@@ -26,34 +27,17 @@ class LocalisationModule(LightningModule):
         visual: Images to feature maps [b, d, h, w].
         audio: Spectrograms to vectors [b, d].
         criterion: The loss.
-        learning_rate: Of Adam; the highest one when the schedule is `one-cycle`.
-        schedule: `constant` or `one-cycle`.
-        weight_decay: Of Adam.
-        warmup_epochs: Epochs in which the adjacency terms are switched off.
-        seed: Of whatever the encoders draw, such as dropout.
+        settings: Of the run.
     """
 
     def __init__(
-        self,
-        visual: VisualEncoder,
-        audio: AudioEncoder,
-        criterion: FNACLoss,
-        *,
-        learning_rate: float,
-        schedule: str,
-        weight_decay: float,
-        warmup_epochs: int,
-        seed: int,
+        self, visual: VisualEncoder, audio: AudioEncoder, criterion: FNACLoss, settings: Settings
     ) -> None:
         super().__init__()
         self.visual = visual
         self.audio = audio
         self.criterion = criterion
-        self.learning_rate = learning_rate
-        self.schedule = schedule
-        self.weight_decay = weight_decay
-        self.warmup_epochs = warmup_epochs
-        self.seed = seed
+        self.settings = settings
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
@@ -69,13 +53,13 @@ class LocalisationModule(LightningModule):
 
     def regularization(self) -> float:
         """Return the strength of the adjacency terms in this epoch."""
-        return schedules.warmup(self.current_epoch, start=self.warmup_epochs)
+        return schedules.warmup(self.current_epoch, start=self.settings.warmup_epochs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the loss of one batch, that of all processes together."""
         # Dropout must be the same however often a run was interrupted. It is seeded here because
         # Lightning leaves out on_train_epoch_start in the first epoch after a resume.
-        torch.manual_seed(mix_seed(self.seed, self.current_epoch, batch_index))
+        torch.manual_seed(mix_seed(self.settings.seed, self.current_epoch, batch_index))
         images, spectrograms = batch
         strength = self.regularization()
         parts = self.criterion.components(
@@ -111,13 +95,12 @@ class LocalisationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401
         """Return Adam, and the one-cycle schedule when it is asked for."""
-        optimizer = torch.optim.Adam(
-            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
-        )
-        if self.schedule == "constant":
+        rate, decay = self.settings.lr, self.settings.weight_decay
+        optimizer = torch.optim.Adam(self.parameters(), lr=rate, weight_decay=decay)
+        if self.settings.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def _log_terms(self, stage: str, parts: FNACComponents, size: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from avscenes.files.errors import UserError
+from avscenes.training.settings import Settings
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ def check_launcher(devices: int, num_nodes: int) -> None:
             return
 
 
-def describe_processes(settings: argparse.Namespace, trainer: Trainer) -> None:
+def describe_processes(settings: Settings, trainer: Trainer) -> None:
     """Say how several processes share the work, and what they do not share."""
     world = trainer.world_size
     if world == 1:

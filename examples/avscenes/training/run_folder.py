@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import platform
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import torch
 import avcontrast
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.sets.clips import Skipped
+from avscenes.training.settings import Settings
 
 
-def start_run(settings: argparse.Namespace, output: Path, skipped: list[Skipped]) -> None:
+def start_run(settings: Settings, output: Path, skipped: list[Skipped]) -> None:
     """Write the settings down, which claims the output folder, and then the clips left out."""
-    stored = {name: value for name, value in vars(settings).items() if name != "resume"}
+    stored = settings.model_dump(mode="json")
     versions = {
         "avcontrast": avcontrast.__version__,
         "lightning": lightning.__version__,

@@ -1,10 +1,27 @@
-"""Every setting of a run, with its default for each dataset."""
+"""Every setting of a run, with its type, its default for each data set and what it means."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from avscenes.files.errors import UserError
+from avscenes.files.strict import (
+    JSON,
+    Amount,
+    Count,
+    File,
+    OneOf,
+    Positive,
+    Share,
+    Whole,
+    option,
+    read_file,
+)
+from avscenes.media.transforms import TRANSFORMS
+from avscenes.models.encoders import NORMS
 
 LOSSES = {
     # name: which of the three adjacency terms are switched on, as (fns_audio, fns_visual, tne)
@@ -15,84 +32,124 @@ LOSSES = {
     "tne": (False, False, True),
     "fnac": (True, True, True),
 }
-
-COMMON: dict[str, Any] = {
-    "recipe": None,
-    "loss": "fnac",
-    "temperature": 0.03,
-    "fns_audio_weight": 100.0,
-    "fns_visual_weight": 100.0,
-    "tne_weight": 100.0,
-    "anchor": "visual",
-    "threshold": 0.6,
-    "init_from": None,
-    "image_weights": None,
-    "norm": "batch",
-    "weight_decay": 1e-4,
-    "evaluate": "last",
-    "precision": "32-true",
-    "accelerator": "auto",
-    "devices": 1,
-    "num_nodes": 1,
-    "compile": False,
-    "seed": 0,
-    "data_root": None,
-    "train_list": None,
-    "test_root": None,
-    "test_list": None,
-    "annotations": None,
-    "allow_overlap": False,
-    "max_missing": 0.05,
-}
-_SCENES: dict[str, Any] = {
-    "train_size": 512,
-    "validation_size": 128,
-    "test_size": 504,
-    "transform": None,
-    "encoder": "small",
-    "image_dropout": 0.0,
-    "warm_start_epochs": 12,
-    "epochs": 40,
-    "warmup_epochs": 10,
-    "batch_size": 128,
-    "lr": 3e-3,
-    "schedule": "one-cycle",
-    "workers": 0,
-}
-CLIPS: dict[str, Any] = {
-    "train_size": None,
-    "validation_size": 512,
-    "test_size": None,
-    "transform": "fnac",
-    "encoder": "resnet18",
-    "image_dropout": 0.9,
-    "warm_start_epochs": 0,
-    "epochs": 30,
-    "warmup_epochs": 5,
-    "batch_size": 256,
-    "lr": 1e-4,
-    "schedule": "constant",
-    "workers": 8,
-}
-BY_DATASET = {"synthetic": _SCENES, "vggsound": CLIPS, "flickr": CLIPS}
 FOLDER_OPTIONS = ("data_root", "train_list", "test_root", "test_list", "annotations")
 # These do not change what is to be learned; a run may go on with other ones.
 CHANGEABLE = ("accelerator", "devices", "num_nodes", "workers", "output_dir", "evaluate")
 
 
-def flag(name: str) -> str:
-    """Return how a setting is written on the command line."""
-    return f"--{name.replace('_', '-')}"
+def either(scenes: object, clips: object, text: str) -> Any:  # noqa: ANN401
+    """Return a field with one default for scenes and one for clips."""
+    if "(default: " not in text:
+        shown = ("all" if value is None else f"{value}" for value in (scenes, clips))
+        text += f" (default: {' / '.join(shown)})"
+    return Field(
+        default_factory=lambda known: scenes if known["dataset"] == "synthetic" else clips,
+        description=text,
+    )
 
 
-def defaults(dataset: str) -> dict[str, Any]:
-    """Return every setting of a run on a dataset but its output folder."""
-    return {"dataset": dataset, **COMMON, **BY_DATASET[dataset]}
+def _output_dir(known: dict[str, Any]) -> Path:
+    recipe = known["recipe"]
+    name = f"{known['dataset']}-{known['loss']}" if recipe is None else Path(recipe).stem
+    return Path(f"runs/{name}-seed{known['seed']}")
 
 
-def check_split(what: str, size: int, settings: dict[str, Any]) -> None:
+class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
+    """The settings of a run; those that are not given have the defaults of their data set."""
+
+    recipe: str | None = option(
+        None, "settings from below or from a TOML file", title="NAME_OR_FILE"
+    )
+
+    dataset: Literal["synthetic", "vggsound", "flickr"] = "synthetic"
+    data_root: File | None = option(
+        None, "folder with frames/ID.jpg or .png and audio/ID.wav to train on"
+    )
+    train_list: File | None = option(None, "ids to train on, one a line")
+    test_root: File | None = option(None, "folder with frames/ and audio/ to test on")
+    test_list: File | None = option(None, "ids to test on, one a line (vggss_test.csv)")
+    annotations: File | None = option(
+        None, "classes and boxes of the test clips (vggss.json), or the folder of Flickr's ID.xml"
+    )
+    allow_overlap: bool = option(False, "train although clips of --test-list are in --train-list")
+    train_size: Count | None = either(512, None, "number of pairs to train on")
+    validation_size: Count = either(128, 512, "number of further training pairs that are held out")
+    test_size: Count | None = either(504, None, "number of test pairs")
+    max_missing: Share = option(0.05, "stop when more than this share of a list is unreadable")
+    transform: Annotated[str, OneOf(TRANSFORMS)] | None = either(
+        None,
+        "fnac",
+        "what happens to a clip in training, as published (default: fnac; not for scenes)",
+    )
+
+    loss: Annotated[str, OneOf(LOSSES)] = option("fnac", "terms beside the contrastive one")
+    temperature: Positive = option(0.03, "of every similarity")
+    fns_audio_weight: Amount = option(100.0, "weight of the audio adjacency")
+    fns_visual_weight: Amount = option(100.0, "weight of the visual adjacency")
+    tne_weight: Amount = option(100.0, "weight of true-negative enhancement")
+    anchor: Literal["visual", "audio"] = option(
+        "visual", "whose rows the adjacencies are compared with in false-negative suppression"
+    )
+    threshold: Share = option(0.6, "of the localised region in true-negative enhancement")
+    warmup_epochs: Whole = either(10, 5, "epochs with the contrastive term alone")
+
+    encoder: Literal["small", "resnet18"] = either("small", "resnet18", "both encoders")
+    norm: Annotated[str, OneOf(NORMS)] = option("batch", "normalisation in the encoders")
+    image_weights: File | None = option(
+        None, "torchvision's ResNet-18 weights for the image encoder"
+    )
+    init_from: File | None = option(
+        None,
+        "start from the encoders of a checkpoint: of this script, or of the released "
+        "FNAC or EZ-VSL code",
+    )
+    image_dropout: Share = either(0.0, 0.9, "share of the image features dropped in training")
+    warm_start_epochs: Whole = either(12, 0, "epochs of the visual warm start (synthetic only)")
+
+    epochs: Count = either(40, 30, "passes over the training pairs")
+    batch_size: Count = either(128, 256, "pairs in a batch of all processes together")
+    lr: Positive = either(3e-3, 1e-4, "highest learning rate of Adam")
+    schedule: Literal["constant", "one-cycle"] = either(
+        "one-cycle", "constant", "of the learning rate"
+    )
+    weight_decay: Amount = option(1e-4, "of Adam")
+    evaluate: Literal["last", "best"] = option("last", "checkpoint that is tested")
+    seed: Whole = option(0, "of weights, order and augmentation; the data stay the same")
+
+    precision: str = option("32-true", "as Lightning names it: 32-true, bf16-mixed, 16-mixed, ...")
+    accelerator: str = option("auto", "as Lightning names it: cpu, gpu, ...")
+    devices: Count = option(1, "processes on each machine, which share every batch")
+    num_nodes: Count = option(1, "machines")
+    workers: Whole = either(0, 8, "processes that read data, for each that trains")
+    compile: bool = option(False, "compile both encoders")
+
+    output_dir: File = Field(
+        default_factory=_output_dir,
+        description="(default: runs/DATASET-LOSS-seedSEED, or runs/RECIPE-seedSEED)",
+    )
+    resume: bool = option(
+        False,
+        "go on from the last checkpoint of --output-dir, with the settings stored there",
+        exclude=True,  # it is not stored with the others
+    )
+
+
+def read_stored(place: str, config: Path) -> dict[str, Any]:
+    """Return the settings that a run wrote down when it started, as they stand in its file.
+
+    Raises:
+        UserError: When there is no such file, or it is no `config.json` of a run.
+    """
+    content = read_file(config, JSON, place)
+    stored = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(stored, dict):
+        raise UserError(f"{place}: {config} holds no settings of a run")
+    return stored
+
+
+def check_split(what: str, size: int, settings: Settings) -> None:
     """Raise `UserError` unless a batch of that size has equal parts for all processes."""
-    devices, nodes = settings["devices"], settings["num_nodes"]
+    devices, nodes = settings.devices, settings.num_nodes
     if size % (devices * nodes):
         raise UserError(
             f"{what} cannot be split evenly over {devices * nodes} processes "

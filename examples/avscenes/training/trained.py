@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,22 +10,23 @@ import torch
 from torch import nn
 
 from avscenes.files.errors import UserError
+from avscenes.files.strict import checked
 from avscenes.models.encoders import AudioEncoder, VisualEncoder, build_encoders
 from avscenes.models.weights import is_released, load_released, read_weights, state_of
-from avscenes.training.settings import defaults
+from avscenes.training.settings import Settings, read_stored
 
 
 class Trained(NamedTuple):
     """What a checkpoint and the settings beside it say."""
 
     folder: Path  # of the run
-    settings: dict[str, Any]
+    settings: Settings
     epoch: int  # counted from 1; 0 when the file does not tell
     visual: VisualEncoder
     audio: AudioEncoder
 
 
-def load_trained(path: Path, device: torch.device) -> Trained:
+def load_trained(path: Path, device: str | torch.device) -> Trained:
     """Return the encoders of a checkpoint in evaluation mode.
 
     A checkpoint of the released FNAC or EZ-VSL code has no settings beside it; it gets those that
@@ -41,8 +41,8 @@ def load_trained(path: Path, device: torch.device) -> Trained:
     checkpoint = read_weights("--checkpoint", path)
     state = state_of(checkpoint)
     if is_released(state):
-        folder, settings = path.absolute().parent, defaults("vggsound")
-        visual, audio = build_encoders(settings["encoder"])
+        folder, settings = path.absolute().parent, Settings(dataset="vggsound")
+        visual, audio = build_encoders(settings.encoder)
         load_released(visual, audio, state, f"--checkpoint: {path}")
         epoch = int(checkpoint.get("epoch", 0))
     else:
@@ -56,25 +56,23 @@ def _own(
     checkpoint: Mapping[str, Any],
     state: Mapping[str, Any],
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: Settings,
 ) -> tuple[VisualEncoder, AudioEncoder, int]:
     """Return the encoders of one of our checkpoints, and its epoch."""
     if "epoch" not in checkpoint or not state:
         raise UserError(f"--checkpoint: {path} is no checkpoint of train_fnac.py")
     try:
-        visual, audio = build_encoders(
-            settings["encoder"], settings["image_dropout"], settings.get("norm", "batch")
-        )
+        visual, audio = build_encoders(settings.encoder, settings.image_dropout, settings.norm)
         _load(visual, "visual.", state)
         _load(audio, "audio.", state)
-    except (RuntimeError, KeyError, TypeError) as error:
+    except RuntimeError as error:
         raise UserError(
             f"--checkpoint: {path} does not fit the settings in {folder / 'config.json'}"
         ) from error
     return visual, audio, int(checkpoint["epoch"]) + 1
 
 
-def _read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
+def _read_settings(path: Path) -> tuple[Path, Settings]:
     """Return the folder of the run and its settings; it holds the checkpoint, or `checkpoints/`."""
     folders = path.absolute().parent, path.absolute().parent.parent
     folder = next((f for f in folders if (f / "config.json").is_file()), None)
@@ -83,10 +81,10 @@ def _read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
             f"--checkpoint: there is no config.json in {folders[1]}, the folder of the run"
         )
     config = folder / "config.json"
-    try:
-        return folder, dict(json.loads(config.read_text(encoding="utf-8"))["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--checkpoint: {config} holds no settings of a run") from error
+    stored = read_stored("--checkpoint", config)
+    # That of another version may hold more, and what it lacks had the default.
+    known = {name: value for name, value in stored.items() if name in Settings.model_fields}
+    return folder, checked(Settings, known, f"--checkpoint: {config}")
 
 
 def _load(encoder: nn.Module, prefix: str, state: Mapping[str, Any]) -> None:

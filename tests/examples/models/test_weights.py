@@ -12,7 +12,7 @@ from avcontrast.functional import localization_map
 from avscenes.files.errors import UserError
 from avscenes.models.encoders import ResNet18, build_encoders
 from avscenes.models.weights import load_encoders, load_image_weights
-from avscenes.training.settings import defaults
+from avscenes.training.settings import Settings
 from avscenes.training.trained import load_trained
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def test_a_released_checkpoint_computes_what_its_weights_say(tmp_path, released,
     trained = load_trained(path, CPU)
     assert trained.epoch == 17
     assert trained.folder == tmp_path
-    assert trained.settings == defaults("vggsound")
+    assert trained.settings == Settings(dataset="vggsound")
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, 224, 224, generator=generator)
     sounds = torch.randn(2, 1, 257, 200, generator=generator)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,8 @@ import train_fnac
 import avscenes.sets.clips
 from avscenes.files.errors import UserError
 from avscenes.options import recipes
-from avscenes.options.training import parse
-from avscenes.options.training_parser import build_parser
-from avscenes.training.settings import defaults
+from avscenes.options.training import build_parser, parse
+from avscenes.training.settings import Settings
 
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
 pytestmark = [
@@ -69,21 +69,23 @@ def read(tmp_path, text, name="own.toml"):
     return parse(["--recipe", str(tmp_path / name)])
 
 
+def store(folder, settings, **changes):
+    content = {"settings": {**settings.model_dump(mode="json"), **changes}}
+    (folder / "config.json").write_text(json.dumps(content))
+
+
 def test_the_shipped_recipes_are_those_that_are_known_here():
     assert recipes.shipped() == sorted(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_sets_what_was_published(name):
-    settings = vars(parse(["--recipe", name, *FILES]))
+    files = dict(zip(["data_root", "train_list", "test_root", "test_list", "annotations"], "abcde"))
     dataset = "flickr" if "flickr" in name else "vggsound"
-    expected = {**SHIPPED[name], "dataset": dataset, "recipe": name}
-    assert {key: settings[key] for key in expected} == expected
-    assert settings["output_dir"] == f"runs/{name}-seed0"
+    settings = parse(["--recipe", name, *FILES])
     # Everything else has the default of its dataset.
-    rest = {key: value for key, value in defaults(dataset).items() if key not in expected}
-    given = dict(zip(["data_root", "train_list", "test_root", "test_list", "annotations"], "abcde"))
-    assert {key: settings[key] for key in rest} == rest | given
+    assert settings == Settings(recipe=name, dataset=dataset, **SHIPPED[name], **files)
+    assert settings.output_dir == Path(f"runs/{name}-seed0")
 
 
 def test_every_setting_of_a_recipe_has_a_comment_on_its_origin():
@@ -109,7 +111,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert (settings.loss, settings.lr, settings.epochs, settings.compile) == ("tne", 1e-2, 3, True)
     assert (settings.dataset, settings.warmup_epochs) == ("synthetic", 10)
     assert settings.recipe == str(tmp_path / "own.toml")
-    assert settings.output_dir == "runs/own-seed0"
+    assert settings.output_dir == Path("runs/own-seed0")
 
 
 def test_a_recipe_extends_a_shipped_one_or_a_file_beside_it(tmp_path):
@@ -132,15 +134,22 @@ def test_a_recipe_extends_a_shipped_one_or_a_file_beside_it(tmp_path):
         ('recipe = "fnac-flickr-10k"', "unknown key 'recipe'"),
         ('output-dir = "x"', "unknown key 'output-dir'"),
         ("resume = true", "unknown key 'resume'"),
-        ("epochs = 0", "epochs: must be a whole number of at least 1, got '0'"),
-        ("epochs = 2.5", "epochs: must be a whole number of at least 1, got '2.5'"),
-        ("temperature = nan", "temperature: must be a number above 0, got 'nan'"),
+        ("epochs = 0", "epochs: must be a whole number of at least 1, got 0"),
+        ("epochs = 2.5", "epochs: must be a whole number of at least 1, got 2.5"),
+        ('epochs = "24"', "epochs: must be a whole number of at least 1, got '24'"),
+        ("batch-size = true", "batch-size: must be a whole number of at least 1, got True"),
+        ("temperature = nan", "temperature: must be a number above 0, got nan"),
+        ("weight-decay = inf", "weight-decay: must be a number of at least 0, got inf"),
         ('lr = "fast"', "lr: must be a number above 0, got 'fast'"),
-        ('loss = "clip"', "loss: invalid choice: 'clip' (choose from "),
-        ('transform = "lvs"', "transform: invalid choice: 'lvs'"),
-        ("lr = [1]", "lr: must be a number or text, got [1]"),
-        ("lr = true", "lr: must be a number or text, got true"),
-        ("[loss]\nname = 3", "loss: must be a number or text, got {'name': 3}"),
+        (
+            'loss = "clip"',
+            "loss: must be 'nce', 'fns-audio', 'fns-visual', 'fns', 'tne' or ",
+        ),
+        ('transform = "lvs"', "transform: must be 'fnac', 'fnac-released', 'ez-vsl' or 'slavc'"),
+        ("lr = [1]", "lr: must be a number above 0, got [1]"),
+        ("lr = true", "lr: must be a number above 0, got True"),
+        ("image-weights = 3", "image-weights: must be a path, got 3"),
+        ("[loss]\nname = 3", "loss: must be 'nce', "),
         ("compile = 1", "compile: must be true or false, got 1"),
         ("extends = 3", "extends: there is no recipe or file 3"),
         ('extends = "none"', "extends: there is no recipe or file 'none'; --help lists"),
@@ -186,15 +195,32 @@ def test_a_recipe_of_clips_does_not_go_with_scenes():
 
 def test_a_resumed_run_keeps_its_recipe(tmp_path):
     first = parse(["--recipe", "ezvsl-vggsound-10k", *FILES, "--output-dir", str(tmp_path)])
-    stored = {name: value for name, value in vars(first).items() if name != "resume"}
-    (tmp_path / "config.json").write_text(json.dumps({"settings": stored}))
+    store(tmp_path, first)
     resume = ["--resume", "--output-dir", str(tmp_path)]
-    assert vars(parse(resume)) == {**stored, "resume": True}
+    assert parse(resume) == first.model_copy(update={"resume": True})
     assert parse([*resume, "--recipe", "ezvsl-vggsound-10k"]).epochs == 100
     with pytest.raises(UserError, match="--recipe is fnac-vggsound-10k but the run was started"):
         parse([*resume, "--recipe", "fnac-vggsound-10k"])
     with pytest.raises(UserError, match=r"--lr is 0\.1 but the run was started with 0\.0001"):
         parse([*resume, "--lr", "0.1"])
+
+
+def test_a_resumed_run_gets_longer_where_its_learning_rate_allows(tmp_path):
+    resume = ["--resume", "--output-dir", str(tmp_path), "--epochs"]
+    store(tmp_path, parse(["--output-dir", str(tmp_path)]))
+    message = (
+        r"^--epochs is 60 but the run was started with 40, and with --schedule one-cycle the "
+        r"learning rate of every step depends on it; leave the option out, or start a new run in"
+    )
+    with pytest.raises(UserError, match=message):
+        parse([*resume, "60"])
+    store(tmp_path, parse(["--schedule", "constant", "--output-dir", str(tmp_path)]))
+    assert parse([*resume, "1"]).epochs == 1
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"epoch": 29}, tmp_path / "checkpoints" / "last.ckpt")
+    assert [parse([*resume, more]).epochs for more in ("30", "40", "60")] == [30, 40, 60]
+    with pytest.raises(UserError, match=r"^--epochs is 29 but the run has done 30 already; name"):
+        parse([*resume, "29"])
 
 
 def test_preparing_data_does_not_wait_for_torch():

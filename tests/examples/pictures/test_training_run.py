@@ -1,5 +1,3 @@
-from argparse import Namespace
-
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -21,7 +19,7 @@ def flickr(tmp_path, encoders):
     """Three clips without classes, and what an untrained model makes of them."""
     options, names, _ = write_set("flickr", tmp_path)
     named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    tests = read_tests(Namespace(dataset="flickr", test_size=3, **named))
+    tests = read_tests("flickr", 3, named)
     how = Conditions("flickr", "ezvsl-test")
     part = run_part(Networks(*encoders), tests, how, batch_size=2, workers=0, max_missing=0)
     maps, _, _ = by_hand(encoders, files_of("flickr", names[:3], tmp_path))

@@ -41,10 +41,17 @@ def test_boxes_or_masks(root, masks, area):
 
 
 @pytest.mark.parametrize(
-    "entry",
-    [None, {}, {**ENTRY, "gt_box": [1, 2, 3]}, {**ENTRY, "gt_box": None}, {**ENTRY, "audio": ""}],
+    ("entry", "message"),
+    [
+        (None, "must be a valid dictionary"),
+        ({}, "image: is missing"),
+        ({**ENTRY, "gt_box": [1, 2, 3]}, "gt_box: must be four numbers .*, got "),
+        ({**ENTRY, "gt_box": None}, "gt_box: must be four numbers .*, got None"),
+        ({**ENTRY, "audio": ""}, "audio: must be the path of a file, got ''"),
+        ({**ENTRY, "image": 3}, "image: must be the path of a file, got 3"),
+    ],
 )
-def test_another_form_is_an_error(root, entry):
+def test_another_form_is_an_error(root, entry, message):
     (root / "boxes.json").write_text(json.dumps([ENTRY, entry]))
-    with pytest.raises(UserError, match=r"^--annotations: entry 1 of .* is not of the form"):
+    with pytest.raises(UserError, match=rf"^--annotations: {root}/boxes.json: entry 1: {message}"):
         read_entries(root / "boxes.json")

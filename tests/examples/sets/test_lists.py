@@ -1,6 +1,5 @@
 import csv
 import json
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from avscenes.sets.clips import ClipPairs, Skipped, check_files, clips_in
 from avscenes.sets.lists import read_ids
 from avscenes.sets.vggss import read_annotations
 from avscenes.training.data import clip_data
+from avscenes.training.settings import Settings
 
 
 def test_clips_have_the_published_shapes_and_the_crop_is_seeded(tmp_path, make_clip):
@@ -89,22 +89,17 @@ def vggsound(tmp_path, make_clip):
         for clip in range(4)
     ]
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
-    return Namespace(
+    return Settings(
         data_root=str(tmp_path / "train"),
         test_root=str(tmp_path / "test"),
         train_list=str(tmp_path / "train.txt"),
         test_list=str(tmp_path / "test.csv"),
         annotations=str(tmp_path / "vggss.json"),
-        train_size=None,
         validation_size=3,
-        test_size=None,
         batch_size=2,
         workers=1,
         max_missing=0.2,
-        allow_overlap=False,
         dataset="vggsound",
-        transform="fnac",
-        seed=0,
     )
 
 
@@ -158,8 +153,8 @@ def test_test_clips_in_the_training_list_are_counted(tmp_path, vggsound, make_cl
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match=r"--train-list contains 1 of the 2 clips of --test-list"):
         clip_data(vggsound, tmp_path / "skipped.csv")
-    vggsound.allow_overlap = True
-    data, _ = clip_data(vggsound, tmp_path / "skipped.csv")
+    allowing = vggsound.model_copy(update={"allow_overlap": True})
+    data, _ = clip_data(allowing, tmp_path / "skipped.csv")
     assert data.test_ids_in_training == 1
     assert [data.test.labelled.truth(row).sum().item() for row in (0, 1)] == [0, 0]
 
@@ -172,6 +167,6 @@ def test_test_clips_are_counted_however_their_ids_are_written(tmp_path, vggsound
     (tmp_path / "test.csv").write_text("abcdefghijk_30000_40000\n")
     entries = [{"file": "abcdefghijk_30000_40000", "class": "a", "bbox": []}]
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
-    vggsound.allow_overlap = True
-    data, _ = clip_data(vggsound, tmp_path / "skipped.csv")
+    allowing = vggsound.model_copy(update={"allow_overlap": True})
+    data, _ = clip_data(allowing, tmp_path / "skipped.csv")
     assert data.test_ids_in_training == 1

@@ -154,14 +154,24 @@ def test_an_interrupted_study_keeps_what_it_has(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("warmup = 0.5", "warmups = 1"), "nce: methods have no warmups"),
+        (("warmup = 0.5", "warmups = 1"), "methods.nce.warmups: unknown key"),
         (
             ('[settings.other]\nlike = "tiny"', '[settings.other]\nlike = "huge"'),
             "there is no 'huge'",
         ),
         (('settings = ["tiny", "other"]', 'settings = ["tiny", "rother"]'), "there is no 'rother'"),
-        (("epochs = 2\n", ""), "epochs"),
-        (("[report]", "[report"), "quick.toml"),
+        (("epochs = 2\n", ""), "settings.tiny.epochs: is missing"),
+        (
+            ("epochs = 2\n", 'epochs = "24"\n'),
+            "settings.tiny.epochs: must be a whole number of at least 1, got '24'",
+        ),
+        (
+            ("temperature = 0.07", "temperature = inf"),
+            "methods.cool.temperature: must be a number above 0, got inf",
+        ),
+        (("seeds = [0]", "seeds = 0"), "runs.0.seeds: must be a valid list, got 0"),
+        (("seed = 2 }", "seeds = 2 }"), "report.matrices.seeds: unknown key"),
+        (("[report]", "[report"), "cannot read "),
     ],
 )
 def test_a_plan_that_is_wrong_is_one_line(tmp_path, change, message):
@@ -172,6 +182,7 @@ def test_a_plan_that_is_wrong_is_one_line(tmp_path, change, message):
     with pytest.raises(UserError) as error:
         read_plan(path)
     assert message in str(error.value)
+    assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -182,12 +193,16 @@ def test_a_plan_that_is_wrong_is_one_line(tmp_path, change, message):
             ["--quick", "--stages", "training"],
             "--stages: no training; there are calibration, tuning",
         ),
-        (["--quick", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--quick", "--jobs", "0"], "--jobs: must be a whole number of at least 1, got '0'"),
         (["--report"], "there is no"),
     ],
 )
 def test_a_wrong_command_is_one_line(tmp_path, capsys, arguments, message):
-    assert main([*arguments, "--output-dir", str(tmp_path / "none")]) == 2
+    try:
+        status = main([*arguments, "--output-dir", str(tmp_path / "none")])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
