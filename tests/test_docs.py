@@ -202,7 +202,8 @@ def test_options_on_the_training_page_exist() -> None:
     parsers = training.build_parser(), evaluate.build_parser()
     known = {name for p in parsers for name in re.findall(r"--[a-z][a-z-]+", p.format_help())}
     launchers = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
-    launchers |= {"--nodes", "--ntasks-per-node", "--kill-on-bad-exit"}
+    launchers |= {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--kill-on-bad-exit"}
+    launchers |= {"--time", "--job-name"}
     named = set(re.findall(r"--[a-z][a-z-]+", text)) - {"--help"} - launchers
     assert len(named) > 10
     assert named <= known
