@@ -332,6 +332,14 @@ def check_coverage(app: Sphinx, exception: Exception | None) -> None:
         raise ExtensionError(f"public names without documentation: {', '.join(missing)}")
 
 
+def show_public_bases(
+    app: Sphinx, name: str, described: object, options: object, bases: list[type]
+) -> None:
+    shown = ((one,) if not one.__name__.startswith("_") else one.__bases__ for one in bases)
+    bases[:] = [base for public in shown for base in public]
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-bases", show_public_bases)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", check_coverage)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -342,6 +343,24 @@ def test_settings_survive_and_show(loss):
         assert f"{name}=" in repr(module)
     assert not module.state_dict()
     assert "temperature=0.05, learnable=True" in repr(loss(torch.tensor(0.05, requires_grad=True)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_argument_is_explained_in_full(loss):
+    for name in inspect.signature(loss).parameters:
+        (text,) = re.findall(rf"^    {name}: (.+)", loss.__doc__, re.MULTILINE)
+        assert not text.startswith("see "), name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_changed_attribute_counts(loss):
+    visual, audio = features(4, 8)
+    module = loss()
+    module.temperature, module.reduction = 0.5, "none"
+    assert torch.equal(module(visual, audio), loss(0.5, reduction="none")(visual, audio))
+    module.backend = "cuda"
+    with pytest.raises(ValueError, match="backend must be one of 'auto', "):
+        module(visual, audio)
 
 
 def test_module_equals_function():

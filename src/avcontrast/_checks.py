@@ -81,6 +81,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(("symmetric", "detach_adjacency"), check_flag),
     **dict.fromkeys(("audio_weight", "visual_weight"), check_weight),
     **dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), check_weight),
+    "regularization": check_weight,
     "threshold": check_threshold,
     "reduction": partial(check_choice, allowed=("mean", "sum", "none")),
     "gradient_reduction": partial(check_choice, allowed=("mean", "sum")),
@@ -94,11 +95,11 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise unless every setting of a loss, all but its temperature, can be used."""
+    """Raise unless these settings of a loss, its temperature aside, can be used."""
     for name, value in settings.items():
-        if name != "group":
+        if name not in ("group", "terms"):
             CHECKS[name](name, value)
-    if settings["group"] is not None and not settings["gather_distributed"]:
+    if settings.get("group") is not None and not settings["gather_distributed"]:
         raise ValueError("group has no effect without gather_distributed=True")
     if "audio_weight" in settings and not (settings["audio_weight"] or settings["visual_weight"]):
         raise ValueError("audio_weight and visual_weight are both 0, which leaves nothing")

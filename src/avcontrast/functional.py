@@ -6,7 +6,6 @@ is ``(visual, audio)`` and in a cross-modal matrix the rows are images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from avcontrast.distributed import (
     replicated,
     shared_sum,
 )
-from avcontrast.ops._settings import Settings, compute_dtype
+from avcontrast.ops._settings import Settings, compute_dtype, named
 from avcontrast.ops.dense import unit
 
 if TYPE_CHECKING:
@@ -190,14 +189,12 @@ def info_nce(
     ``ignore`` names pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
     """
     checks.check_features(visual, audio)
-    own = {"symmetric": symmetric, "pooling": pooling}
-    common = _common(
-        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
-    )
+    own = {"symmetric": symmetric}
+    checks.check_settings(own)
     terms = BOTH_DIRECTIONS if symmetric else BOTH_DIRECTIONS[:1]
     settings = Settings(terms, normalize=normalize, pooling=pooling)
-    values = _contrast(visual, audio, temperature, settings, common, own, ignore)
-    return _reduce({"info_nce": _contrastive(values)}, common)["info_nce"]
+    common = Common(reduction, gather_distributed, group, gradient_reduction, backend)
+    return _parts(visual, audio, temperature, settings, common, own, ignore)["info_nce"]
 
 
 def false_negative_suppression(
@@ -219,16 +216,8 @@ def false_negative_suppression(
 ) -> Tensor:
     """Draw the match to the adjacencies. See :class:`avcontrast.FalseNegativeSuppression`."""
     checks.check_features(visual, audio)
-    own = {
-        "audio_weight": audio_weight,
-        "visual_weight": visual_weight,
-        "anchor": anchor,
-        "adjacency_reduction": adjacency_reduction,
-        "detach_adjacency": detach_adjacency,
-    }
-    common = _common(
-        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
-    )
+    own = {"audio_weight": audio_weight, "visual_weight": visual_weight}
+    checks.check_settings(own)
     weights = {"fns_audio": audio_weight, "fns_visual": visual_weight}
     settings = Settings(
         tuple(term for term, weight in weights.items() if weight),
@@ -236,9 +225,10 @@ def false_negative_suppression(
         anchor=anchor,
         detach_adjacency=detach_adjacency,
     )
-    values = _contrast(visual, audio, temperature, settings, common, own)
-    parts = _reduce(_adjacency_rows(values, adjacency_reduction, common), common)
-    return _weighted_sum(parts, weights)
+    common = Common(
+        reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction
+    )
+    return _weighted_sum(_parts(visual, audio, temperature, settings, common, own), weights)
 
 
 def true_negative_enhancement(
@@ -259,15 +249,6 @@ def true_negative_enhancement(
 ) -> Tensor:
     """Tell apart the sources of sounds. See :class:`avcontrast.TrueNegativeEnhancement`."""
     checks.check_features(visual, audio, map_for="true negative enhancement")
-    own = {
-        "threshold": threshold,
-        "mask": mask,
-        "adjacency_reduction": adjacency_reduction,
-        "detach_adjacency": detach_adjacency,
-    }
-    common = _common(
-        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
-    )
     settings = Settings(
         ("tne",),
         normalize=normalize,
@@ -275,8 +256,10 @@ def true_negative_enhancement(
         mask=mask,
         detach_adjacency=detach_adjacency,
     )
-    values = _contrast(visual, audio, temperature, settings, common, own)
-    return _reduce(_adjacency_rows(values, adjacency_reduction, common), common)["tne"]
+    common = Common(
+        reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction
+    )
+    return _parts(visual, audio, temperature, settings, common)["tne"]
 
 
 def fnac(
@@ -319,20 +302,13 @@ def fnac(
         >>> torch.testing.assert_close(parts.loss, expected)
     """
     checks.check_features(visual, audio, map_for="the FNAC loss")
-    checks.check_weight("regularization", regularization)
     own = {
+        "regularization": regularization,
         "fns_audio_weight": fns_audio_weight,
         "fns_visual_weight": fns_visual_weight,
         "tne_weight": tne_weight,
-        "threshold": threshold,
-        "mask": mask,
-        "anchor": anchor,
-        "adjacency_reduction": adjacency_reduction,
-        "detach_adjacency": detach_adjacency,
     }
-    common = _common(
-        own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
-    )
+    checks.check_settings(own)
     weights = {
         "fns_audio": regularization * fns_audio_weight,
         "fns_visual": regularization * fns_visual_weight,
@@ -347,11 +323,12 @@ def fnac(
         anchor=anchor,
         detach_adjacency=detach_adjacency,
     )
-    if not torch.compiler.is_compiling():
-        own["regularization"] = regularization  # in a graph it would be compiled in as a constant
-    values = _contrast(visual, audio, temperature, settings, common, own, ignore)
-    adjacency_rows = _adjacency_rows(values, adjacency_reduction, common)
-    parts = _reduce({"info_nce": _contrastive(values), **adjacency_rows}, common)
+    common = Common(
+        reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction
+    )
+    if torch.compiler.is_compiling():
+        del own["regularization"]  # told to the others, it would be compiled in as a constant
+    parts = _parts(visual, audio, temperature, settings, common, own, ignore)
     contrastive = loss = parts["info_nce"]
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
@@ -361,68 +338,58 @@ def fnac(
     return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
 
 
-class _Common(NamedTuple):
-    """The settings that every loss has, once they are checked, and the processes that share it."""
+class Common(NamedTuple):
+    """The settings that every loss has, besides those of the features; and how rows are reduced."""
 
     reduction: str
+    gather_distributed: bool
+    group: ProcessGroup | None
     gradient_reduction: str
     backend: str
-    peers: Peers
+    adjacency_reduction: str = "mean"
 
 
-def _common(
-    own: Mapping[str, Any],
-    normalize: bool,
-    reduction: str,
-    gather_distributed: bool,
-    group: ProcessGroup | None,
-    gradient_reduction: str,
-    backend: str,
-) -> _Common:
-    """Check the settings of a loss, its own and those that every loss has."""
-    settings = {
-        **own,
-        "normalize": normalize,
-        "reduction": reduction,
-        "gather_distributed": gather_distributed,
-        "group": group,
-        "gradient_reduction": gradient_reduction,
-        "backend": backend,
-    }
-    checks.check_settings(settings)
-    return _Common(reduction, gradient_reduction, backend, find_peers(gather_distributed, group))
-
-
-def _contrast(
+def _parts(
     visual: Tensor,
     audio: Tensor,
     temperature: float | Tensor,
     settings: Settings,
-    common: _Common,
-    own: Mapping[str, Any],
+    common: Common,
+    own: dict[str, Any] | None = None,
     ignore: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the terms, one value a sample of this process, once all processes agree.  [b] each."""
-    reduction, gradient_reduction, backend, peers = common
+    """Return the parts of a loss, reduced over the samples.
+
+    All settings are checked here, but for those of the loss itself, ``own``, which a caller checks
+    before it looks at them; with several processes, all have to have the same ones.
+    """
+    reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction = common
     checks.check_temperature(temperature)
+    checks.check_settings({**named(settings), **named(common)})
+    peers = find_peers(gather_distributed, group)
     checks.check_ignore(ignore, visual, peers.size)
     if peers.size > 1:
         backend = ops.select_backend(backend, visual, audio, peers.size)
         told = {
             "backend": backend,
             "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
-            **settings.named(),
+            **named(settings),
             "reduction": reduction,
             "gradient_reduction": gradient_reduction,
-            **own,
+            **(own or {}),
+            "adjacency_reduction": adjacency_reduction,
             "ignore": None if ignore is None else "a tensor",
         }
         audio = check_agreement(visual, audio, peers, told)
         if isinstance(temperature, Tensor):
             temperature = replicated(temperature, peers)
-    return ops.contrast(
+    values = ops.contrast(
         visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
     )
+    rows = _adjacency_rows(values, adjacency_reduction, peers)
+    if settings.terms[0] in BOTH_DIRECTIONS:
+        rows["info_nce"] = _contrastive(values)
+    return _reduce(rows, peers, reduction, gradient_reduction)
 
 
 def _contrastive(values: dict[str, Tensor]) -> Tensor:
@@ -432,13 +399,13 @@ def _contrastive(values: dict[str, Tensor]) -> Tensor:
 
 
 def _adjacency_rows(
-    values: dict[str, Tensor], adjacency_reduction: str, common: _Common
+    values: dict[str, Tensor], adjacency_reduction: str, peers: Peers
 ) -> dict[str, Tensor]:
     """Reduce the rows of the adjacency terms, which came summed.  [b] each."""
     rows = {term: values[term] for term in ADJACENCY_TERMS if term in values}
     if adjacency_reduction == "batchmean":
         return rows
-    return {term: row / (len(row) * common.peers.size) for term, row in rows.items()}
+    return {term: row / (len(row) * peers.size) for term, row in rows.items()}
 
 
 def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -449,9 +416,10 @@ def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor
     return first
 
 
-def _reduce(values: dict[str, Tensor], common: _Common) -> dict[str, Tensor]:
+def _reduce(
+    values: dict[str, Tensor], peers: Peers, reduction: str, gradient_reduction: str
+) -> dict[str, Tensor]:
     """Reduce each term over the samples, of all processes in one exchange."""
-    reduction, gradient_reduction, _, peers = common
     if reduction == "none":
         return values
     if peers.size == 1:

@@ -497,7 +497,7 @@ REFERENCE = re.compile(r"see\s+:class:`(\w+)`\.\s*((?:.|\n)*)")
 
 
 def _write_out(losses: list[type[_Loss]]) -> None:
-    """Replace "see" another loss by what is said there, so that each has its arguments in full."""
+    """Put what one docstring says of an argument wherever another one says to see it there."""
     known: dict[str, dict[str, str]] = {}
 
     def in_full(entry: re.Match[str]) -> str:
@@ -506,10 +506,8 @@ def _write_out(losses: list[type[_Loss]]) -> None:
         if reference is None:
             return entry[0]
         loss, more = reference.groups()
-        texts = {name: known[loss][name] for name in names.split(", ")}
-        return "\n".join(
-            f"    {name}: {said}" + f"\n        {more}" * bool(more) for name, said in texts.items()
-        )
+        texts = [f"    {name}: {known[loss][name]}" for name in names.split(", ")]
+        return "\n".join(f"{said}\n        {more}" if more else said for said in texts)
 
     for loss in losses:
         text = ARGUMENT.sub(in_full, inspect.cleandoc(loss.__doc__ or ""))

@@ -20,7 +20,7 @@ from avcontrast._checks import check_choice
 from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense
 from avcontrast.ops._ignored import keeps_positives
-from avcontrast.ops._settings import Settings, compute_dtype
+from avcontrast.ops._settings import Settings, compute_dtype, named
 
 __all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
 
@@ -171,7 +171,7 @@ def contrast(
     chosen = select_backend(backend, visual, audio, peers.size)
     visual = _as_map(visual)
     if visual.shape[2:].numel() == 1:
-        settings = Settings(**{**settings.named(), "pooling": "mean"})
+        settings = Settings(**{**named(settings), "pooling": "mean"})
     if not isinstance(temperature, Tensor):
         dtype = compute_dtype(visual, audio)
         temperature = torch.full((), temperature, dtype=dtype, device=visual.device)

@@ -42,10 +42,6 @@ class Settings(NamedTuple):
     anchor: str = "visual"
     detach_adjacency: bool = False
 
-    def named(self) -> dict[str, Any]:
-        """Do as ``_asdict``, which torch.compile cannot trace in torch 2.6, nor ``_replace``."""
-        return dict(zip(Settings._fields, self, strict=True))
-
     @property
     def suppresses(self) -> bool:
         """Whether a false-negative-suppression term is asked for."""
@@ -76,6 +72,11 @@ class Settings(NamedTuple):
     def needs_pooled(self) -> bool:
         """Whether any term looks at the mean visual feature of each image."""
         return "fns_visual" in self.terms or self.pools_mean
+
+
+def named(fields: NamedTuple) -> dict[str, Any]:
+    """Do as ``_asdict``, which torch.compile cannot trace in torch 2.6, nor ``_replace``."""
+    return dict(zip(type(fields)._fields, fields, strict=True))
 
 
 def compute_dtype(visual: Tensor, audio: Tensor) -> torch.dtype:
