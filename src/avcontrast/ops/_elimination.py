@@ -32,9 +32,9 @@ def limits(
     """
     result = column_sums.new_full((2, len(column_sums)), -torch.inf)
     level = settings.elimination_level
-    if settings.elimination != "column":
+    if settings.elimination != "audio":
         result[0, peers.own(len(positives))] = _limit(positives, row_means, level)
-    if settings.elimination != "row":
+    if settings.elimination != "visual":
         means = all_reduce(column_sums, peers) / len(column_sums)
         result[1] = _limit(all_gather(positives, peers), means, level)
     return result

@@ -32,7 +32,7 @@ class Settings(NamedTuple):
         mask: "hard" or "soft" foreground.
         anchor: whose rows of the cross-modal matrix meet the adjacencies.
         detach_adjacency: treat the adjacencies as constants.
-        elimination: whose limits a likely false negative exceeds: "row", "column" or "both"; or
+        elimination: whose limits a likely false negative exceeds: "visual", "audio" or "both"; or
             "none", which leaves nothing out.
         elimination_level: where these limits lie, from the mean of the scores, 0, to the own pair.
     """
