@@ -46,6 +46,11 @@ def limits_of(scores: Tensor, settings: Settings, peers: Peers) -> Tensor:
     return limits(positives, scores.mean(1), scores.sum(0), settings, peers)
 
 
+def above_limits(scores: Tensor, settings: Settings, peers: Peers) -> Tensor:
+    """Return which pairs of the own images, whose scores are at hand, are left out.  [n, b]."""
+    return above(scores, limits_of(scores, settings, peers), peers.own(len(scores)))
+
+
 def above(scores: Tensor, limits: Tensor, own: slice) -> Tensor:
     """Return which pairs of a block of rows lie above both limits; a positive never does.  [r, b].
 

@@ -7,7 +7,7 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, gather, highest, total
-from avcontrast.ops import _elimination
+from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import NORM_EPS, RANGE_EPS, Settings, compute_dtype
 
 
@@ -47,7 +47,8 @@ def contrast(
             logits = best / tau
             contrasted = logits if ignore is None else logits.masked_fill(ignore, -torch.inf)
             if settings.eliminates:
-                contrasted = contrasted.masked_fill(_likely(logits, settings, peers), -torch.inf)
+                likely = above_limits(logits.detach(), settings, peers)
+                contrasted = contrasted.masked_fill(likely, -torch.inf)
         if "visual_to_audio" in terms:
             values["visual_to_audio"] = -contrasted.log_softmax(1).diagonal(own)
         if "audio_to_visual" in terms:
@@ -106,13 +107,6 @@ def _adjacency(
     else:
         matrix = (similarities - gather(similarities.logsumexp(1), peers)).exp()
     return matrix.detach() if detach else matrix
-
-
-@torch.no_grad()
-def _likely(logits: Tensor, settings: Settings, peers: Peers) -> Tensor:
-    """Return which pairs are likely false negatives.  [n, b]."""
-    limits = _elimination.limits_of(logits, settings, peers)
-    return _elimination.above(logits, limits, peers.own(len(logits)))
 
 
 def _log_softmax_columns(logits: Tensor, peers: Peers) -> Tensor:
