@@ -26,12 +26,14 @@ class Entry(NamedTuple):
 def read_entries(path: Path) -> list[Entry]:
     """Read a list of `{"image": path, "audio": path, "gt_box": [x0, y0, x1, y1]}`.
 
-    Of the paths, which are those of another machine, only the names of the files matter.
+    Of the paths, which are those of another machine, only the names of the files matter. An entry
+    that is repeated counts once.
 
     Raises:
-        UserError: When the file cannot be read or has another form.
+        UserError: When the file cannot be read, has another form, or has an image with the same
+            sound and another box.
     """
-    entries = []
+    entries: dict[tuple[str, str], Entry] = {}
     for number, entry in enumerate(read_entry_list(path, "images")):
         try:
             image, audio = (PurePosixPath(str(entry[key])).name for key in ("image", "audio"))
@@ -44,8 +46,12 @@ def read_entries(path: Path) -> list[Entry]:
                 f"--annotations: entry {number} of {path} is not of the form "
                 '{"image": path, "audio": path, "gt_box": [x0, y0, x1, y1]}'
             )
-        entries.append(Entry(image, audio, box))
-    return entries
+        if entries.setdefault((image, audio), Entry(image, audio, box)).box != box:
+            raise UserError(
+                f"--annotations: entry {number} of {path} is a second one of {image!r} with "
+                f"{audio!r}, with another box"
+            )
+    return list(entries.values())
 
 
 def is3_samples(root: Path, entries: list[Entry], *, masks: bool = False) -> list[Sample]:
