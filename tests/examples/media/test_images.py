@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,119 @@ def test_masks_of_any_mode_are_zero_and_one(tmp_path, mode):
     assert mask.unique().tolist() == [0, 1]
     assert mask.sum().item() == 12 * 12
     assert mask[8:20, 8:20].all()
+
+
+def half(background, thing, mode, **options):
+    """An image of which the left half is a thing."""
+    image = Image.new(mode, (8, 4), background)
+    image.paste(thing, (0, 0, 4, 4))
+    image.info.update(options)
+    return image
+
+
+def palette_half(background, thing, **options):
+    image = half(background, thing, "P", **options)
+    image.putpalette([200, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9, 9])
+    return image
+
+
+def deep_half(background, thing):
+    pixels = np.full((4, 8), background, np.uint16)
+    pixels[:, :4] = thing
+    return Image.fromarray(pixels)
+
+
+HALVES = {
+    **{f"rgb-{n}.png": half((0, 0, 0), tuple(np.eye(3, dtype=int)[n]), "RGB") for n in range(3)},
+    "rgb.bmp": half((0, 0, 0), (0, 0, 1), "RGB"),
+    "grey.png": half(0, 1, "L"),
+    "two.png": half(0, 1, "1"),
+    "two.tif": half(0, 1, "1"),
+    **{f"deep-{n}.png": deep_half(0, n) for n in (1, 256, 65_535)},
+    **{f"deep-{n}.tif": deep_half(0, n) for n in (1, 256, 65_535)},
+    **{f"wide-{n}.tif": half(0, n, "I") for n in (1, 65_536, -1)},
+    **{f"float-{n}.tif": half(0.0, n, "F") for n in (1e-3, 0.5, 1.0, 300.0)},
+    "palette.png": palette_half(0, 1),
+    "palette-0.png": palette_half(0, 1, transparency=0),
+    "palette-last.png": palette_half(3, 0, transparency=3),
+    "palette-soft.png": palette_half(2, 0, transparency=b"\xff\xff\0\xff"),
+    "palette-opaque.png": palette_half(0, 1, transparency=b"\xff\xff"),
+    "palette-unused.png": palette_half(0, 1, transparency=3),
+    "rgba.png": half((0, 0, 0, 255), (1, 0, 0, 255), "RGBA"),
+    "rgba-white.png": half((255, 255, 255, 0), (0, 0, 0, 255), "RGBA"),
+    "rgba-black.png": half((0, 0, 0, 0), (0, 0, 0, 1), "RGBA"),
+    "rgba-thin.png": half((0, 0, 0, 128), (1, 0, 0, 128), "RGBA"),
+    "rgba-unseen.png": half((0, 0, 0, 0), (1, 0, 0, 0), "RGBA"),
+    "rgba-shades.png": half((0, 0, 0, 100), (1, 0, 0, 200), "RGBA"),
+    "la.png": half((255, 0), (0, 255), "LA"),
+    "la-opaque.png": half((0, 255), (1, 255), "LA"),
+    "rgb-key.png": half((255, 0, 255), (0, 0, 0), "RGB", transparency=(255, 0, 255)),
+    "grey-key.png": half(7, 0, "L", transparency=7),
+    "cmyk.tif": half((0, 0, 0, 255), (0, 255, 255, 0), "CMYK"),
+    "objects.gif": palette_half(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_any_colour_but_the_first_is_an_object(tmp_path, name):
+    HALVES[name].save(tmp_path / name, **HALVES[name].info)
+    expected = torch.zeros(8, 8)
+    expected[:, :4] = 1
+    assert torch.equal(load_mask(tmp_path / name, size=8), expected)
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255, 0), (0, 0, 0, 0), (0, 0, 0, 255)])
+def test_a_mask_that_is_transparent_or_black_all_over_is_empty(tmp_path, colour):
+    Image.new("RGBA", (8, 8), colour).save(tmp_path / "mask.png")
+    assert load_mask(tmp_path / "mask.png", size=8).sum() == 0
+
+
+def test_a_deep_mask_with_a_transparent_value(tmp_path):
+    deep_half(500, 0).save(tmp_path / "mask.png", transparency=500)
+    assert load_mask(tmp_path / "mask.png", size=8).sum() == 32
+
+
+def deep_png(values):
+    """A PNG with 16 bits in each of several bands."""
+    height, width, bands = values.shape
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    kind = {2: 4, 3: 2, 4: 6}[bands]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+@pytest.mark.parametrize("value", [1, 255, 256, 65_535])
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_colours_of_16_bits_lose_none(tmp_path, bands, value):
+    values = np.zeros((5, 8, bands), np.uint16)
+    values[:, :4, 0] = value
+    if bands != 3:
+        values[..., -1] = 65_535
+    (tmp_path / "mask.png").write_bytes(deep_png(values))
+    assert load_mask(tmp_path / "mask.png", size=8).sum(dim=0).tolist() == [8] * 4 + [0] * 4
+    if bands != 3:
+        # What is transparent is no object.
+        values[..., -1] = 0
+        values[:, 4:, -1] = value
+        (tmp_path / "mask.png").write_bytes(deep_png(values))
+        assert load_mask(tmp_path / "mask.png", size=8).sum(dim=0).tolist() == [0] * 4 + [8] * 4
+
+
+def test_a_mask_with_values_that_are_no_numbers_is_refused(tmp_path):
+    half(0.0, float("nan"), "F").save(tmp_path / "mask.tif")
+    with pytest.raises(ValueError, match=r"^a mask with values that are not numbers$"):
+        load_mask(tmp_path / "mask.tif")
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (10, 1_000), (224, 224)])
