@@ -8,37 +8,69 @@ import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 IMAGE_SIZE = 224
 SHORT_SIDE = 246
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+# How an image is turned upright, by the orientation in its EXIF data.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 def load_frame(path: Path, least: int | None = None) -> Image.Image:
     """Decode an image of any colour mode as RGB, turned as its EXIF data say.
 
-    What is transparent becomes white, and 16 bits of grey become 8.
+    What is transparent becomes white, and 16 bits of grey become 8. Grey of 32 bits has to lie
+    between 0 and 255 or, with a decimal point, between 0 and 1, which becomes 0 and 255.
 
     Args:
         path: The file.
         least: Pixels that the sides need. A JPEG may then come out at half, a quarter or an
             eighth of its size, which takes less time; other images never do.
+
+    Raises:
+        ValueError: When the range of grey of 32 bits is not known.
     """
     with Image.open(path) as image:
         if least is not None:
             image.draft(None, (least, least))
-        return _as_rgb(ImageOps.exif_transpose(image))
+        image.load()
+        # Of the EXIF data the orientation alone is read: other tags may be broken.
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        upright = _as_rgb(image)
+        return upright if turn is None else upright.transpose(turn)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return wider grey as 8 bits; Pillow would clip what is above 255 instead of scaling it."""
+    values: NDArray[np.generic] = np.asarray(image)
+    # Before version 11, Pillow gives the 16 bits of a PNG as 32.
+    if image.mode.startswith("I;16") or image.format == "PNG":
+        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F" and low >= 0 and high <= 1:
+        return Image.fromarray((values.astype(np.float64) * 255).round().astype(np.uint8))
+    # A comparison with NaN is false.
+    if not (low >= 0 and high <= 255):
+        known = "0 to 1 or 0 to 255" if image.mode == "F" else "0 to 255"
+        raise ValueError(f"grey of 32 bits from {low:g} to {high:g}; expected {known}")
+    return image
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow would clip what is above 255 instead of scaling it.
-        wide: NDArray[np.uint16] = np.asarray(image).astype(np.uint16)
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = _eight_bits(image)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
@@ -65,7 +97,7 @@ def load_mask(path: Path, size: int = IMAGE_SIZE) -> Tensor:
         return torch.from_numpy(np.array(flat)).float()
 
 
-def _without_lost_bits(path: Path, image: Image.Image) -> Image.Image:
+def _without_lost_bits(path: Path, image: ImageFile.ImageFile) -> Image.Image:
     """Return an image whose values are 0 only where those of the file are.
 
     Of colours with 16 bits Pillow keeps the upper eight.

@@ -79,6 +79,74 @@ def test_images_are_turned_as_their_exif_data_say(tmp_path, orientation):
     assert result.getpixel((40, 6)) == pytest.approx((255, 255, 255), abs=8)
 
 
+def exif_of(*tags):
+    """Return EXIF data in which a tag may be of a wrong type: (number, type, count, value)."""
+    entries = b"".join(struct.pack("<HHI4s", *tag) for tag in tags)
+    end = 8 + 2 + len(entries) + 4
+    return (
+        b"Exif\0\0II*\0\x08\0\0\0"
+        + struct.pack("<H", len(tags))
+        + entries
+        + struct.pack("<I3s", 0, b"72\0")
+        + bytes(end % 2)
+    )
+
+
+TURNED = (0x0112, 3, 1, b"\x06\0\0\0")
+BROKEN = {
+    "text": (0x011A, 2, 3, b"72\0\0"),
+    "far-away": (0x011B, 5, 1, b"\xff\xff\xff\x7f"),
+    "many": (0x0128, 3, 2**31, b"\2\0\0\0"),
+    "unknown-type": (0x0128, 77, 1, b"\2\0\0\0"),
+    "date": (0x0132, 4, 1, b"\2\0\0\0"),
+}
+
+
+# Pillow says what it finds in the other tags.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_image_is_turned_whatever_its_other_tags_say(tmp_path, kind, broken):
+    upright = Image.new("RGB", (48, 32), "white")
+    upright.paste((255, 0, 0), (0, 0, 16, 16))
+    path = tmp_path / f"image.{kind}"
+    tags = sorted([TURNED, BROKEN[broken]])
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif_of(*tags), quality=95)
+    result = load_frame(path)
+    assert result.size == (48, 32)
+    assert result.getpixel((6, 6)) == pytest.approx((255, 0, 0), abs=8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "low", "high", "expected"),
+    [
+        ("I", 0, 255, (0, 255)),
+        ("I", 3, 77, (3, 77)),
+        ("F", 0.0, 1.0, (0, 255)),
+        ("F", 0.25, 0.5, (64, 128)),
+        ("F", 0.0, 200.0, (0, 200)),
+    ],
+)
+def test_grey_of_32_bits_is_scaled_by_a_known_range(tmp_path, mode, low, high, expected):
+    half(low, high, mode).save(tmp_path / "image.tif")
+    image = load_frame(tmp_path / "image.tif")
+    assert image.getpixel((7, 0)) == pytest.approx((expected[0],) * 3, abs=1)
+    assert image.getpixel((0, 0)) == pytest.approx((expected[1],) * 3, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "low", "high"),
+    [
+        *(("I", 0, 256), ("I", -1, 9), ("I", 0, 2**31 - 1)),
+        *(("F", 0.0, 65_535.0), ("F", -1.0, 1.0), ("F", 0.0, np.nan), ("F", 0.0, np.inf)),
+    ],
+)
+def test_grey_of_32_bits_of_no_known_range_is_refused(tmp_path, mode, low, high):
+    half(low, high, mode).save(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match=r"^grey of 32 bits from \S+ to \S+; expected 0 to "):
+        load_frame(tmp_path / "image.tif")
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_truncated_image_is_refused(tmp_path, suffix):
     pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
