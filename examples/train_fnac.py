@@ -75,7 +75,8 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
     if settings.image_weights is not None and isinstance(visual.trunk, ResNet18):
         load_image_weights(visual.trunk, Path(settings.image_weights))
     if settings.init_from is not None:
-        load_encoders(visual, audio, Path(settings.init_from), "--init-from")
+        for part in load_encoders(visual, audio, Path(settings.init_from), "--init-from"):
+            say(f"note: --init-from {settings.init_from} has no {part}, which starts anew")
     fns_audio, fns_visual, tne = LOSSES[settings.loss]
     criterion = avcontrast.FNACLoss(
         settings.temperature,

@@ -149,8 +149,8 @@ def _add_model(model: Any) -> None:  # noqa: ANN401
         model,
         "--init-from",
         Path,
-        "start from the encoders of a checkpoint: of this script, or of the released FNAC or "
-        "EZ-VSL code",
+        "start from the encoders, or one of them, of a checkpoint: of this script, or of the "
+        "released FNAC or EZ-VSL code",
     )
     _option(model, "--image-dropout", _SHARE, "share of the image features dropped in training")
     _option(
