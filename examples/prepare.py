@@ -51,6 +51,13 @@ def report(summary: Summary, out: Path) -> str:
         noted, silent = len({note.video for note in notes}), sum(n.note == SILENT for n in notes)
         lines += [f"{noted} of the clips have a note, {silent} of them a silent sound"]
         lines += [*_listed(notes), f"all notes: {out / 'notes.csv'}"]
+    if summary.left:
+        count = sum(left.files for left in summary.left)
+        lines.append(f"{count} files were not taken for videos:")
+        lines += [
+            f"  {what}: {number}, first {path}" for what, number, path in summary.left[:_SHOWN]
+        ]
+        lines.append(f"all endings: {out / 'left.csv'}")
     return "\n".join(lines)
 
 

@@ -78,7 +78,8 @@ def build_module(settings: Settings) -> LocalisationModule:
     if settings.image_weights is not None and isinstance(visual.trunk, ResNet18):
         load_image_weights(visual.trunk, settings.image_weights)
     if settings.init_from is not None:
-        load_encoders(visual, audio, settings.init_from, "--init-from")
+        for part in load_encoders(visual, audio, settings.init_from, "--init-from"):
+            say(f"note: --init-from {settings.init_from} has no {part}, which starts anew")
     fns_audio, fns_visual, tne = LOSSES[settings.loss]
     criterion = avcontrast.FNACLoss(
         settings.temperature,

@@ -9,7 +9,7 @@ import torch
 
 from avcontrast import metrics
 from avscenes.sets.vggss import Annotation
-from avscenes.testing.baselines import centre_square, find
+from avscenes.testing.baselines import centre_square, chosen, find
 
 PIXELS = 224 * 224
 RULES = {
@@ -233,3 +233,11 @@ def test_wrong_usage_is_one_line(capsys):
     assert error.startswith("baselines.py: error: --protocols: must be 'ezvsl-test', ")
     assert error.endswith(", got 'magic'\n")
     assert error.count("\n") == 1
+
+
+def test_clips_of_a_list_are_chosen_however_their_ids_are_written(tmp_path):
+    annotation = Annotation("dog", [[0, 0, 1, 1]])
+    listed = ["abcdefghijk_30000_40000", "b.jpg"]
+    (tmp_path / "test.csv").write_text("\n".join(listed))
+    annotations = {"abcdefghijk_000030": annotation, "b": annotation}
+    assert list(chosen(annotations, tmp_path / "test.csv")) == listed

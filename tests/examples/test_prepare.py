@@ -18,7 +18,7 @@ from video_files import write_video
 
 from avscenes.files.whole_files import write_whole
 from avscenes.sets.clips import check_files, clips_in
-from avscenes.sets.preparation import make_clip, plan, prepare
+from avscenes.sets.preparation import find_videos, make_clip, plan, prepare
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,71 @@ def test_what_a_killed_run_left_is_removed_even_if_the_video_fails(tmp_path):
     assert made(tmp_path) == ["broken.mp4"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="makes links")
+def test_linked_folders_are_followed_and_each_real_one_is_read_once(tmp_path, videos, video):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    shutil.copy(video, elsewhere / "deep" / "d.mp4")
+    (videos / "a-link").symlink_to(elsewhere)
+    (videos / "again").symlink_to(elsewhere / "deep")
+    (videos / "a-more").symlink_to(videos / "more")
+    (videos / "more" / "loop").symlink_to(videos)
+    (elsewhere / "home").symlink_to("..", target_is_directory=True)
+    (tmp_path / "root").symlink_to(videos)
+    # A link to a file is that file under another id, or the same one.
+    (videos / "e.mp4").symlink_to(video)
+    (elsewhere / "b.MP4").symlink_to(videos / "b.MP4")
+    for folder in (videos, tmp_path / "root"):
+        found = find_videos(folder, tmp_path / "videos" / "out")
+        jobs, failures = plan(found.videos, tmp_path / "out")
+        names = sorted(job.video.name for job in jobs)
+        assert names == ["-a_000030.mp4", "b.MP4", "c.mp4", "d.mp4", "e.mp4"]
+        assert failures == found.left == found.failures == []
+        # The way without links comes first.
+        assert folder / "more" / "c.mp4" in found.videos
+
+
+def test_what_is_not_taken_for_a_video_is_counted(tmp_path, videos, capsys):
+    (videos / ".old").mkdir()
+    for name in (
+        *("d.m2ts", "e.M2TS", "more/f.m2ts", "g.vob", "no-ending", "h.mp4.part", "i.mp3"),
+        *(".hidden.mp4", "._b.MP4", ".DS_Store", ".old/x.mp4", "j.txt", "k.SRT", "l.info.json"),
+    ):
+        (videos / name).write_bytes(b"anything")
+    (videos / "nowhere").symlink_to(tmp_path / "nowhere")
+    out = videos / "out"
+    rows = [
+        *((".m2ts", 3, "d.m2ts"), (".mp3", 1, "i.mp3"), (".part", 1, "h.mp4.part")),
+        *((".vob", 1, "g.vob"), ("hidden .mp4", 1, ".hidden.mp4"), ("hidden folder", 1, ".old")),
+        ("no ending", 2, "no-ending"),
+    ]
+    # The second time what was made is there too.
+    for made_before in (0, 3):
+        assert script.main([str(videos), str(out), "--workers", "1"]) == 0
+        assert capsys.readouterr().out == (
+            f"{3 - made_before} videos prepared, {made_before} done before, 0 failed\n"
+            "10 files were not taken for videos:\n"
+            + "".join(f"  {what}: {files}, first {videos / first}\n" for what, files, first in rows)
+            + f"all endings: {out / 'left.csv'}\n"
+        )
+    lines = [f"{what},{files},{videos / first}" for what, files, first in rows]
+    assert (out / "left.csv").read_text().splitlines() == ["what,files,first", *lines]
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(tmp_path, videos, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    summary = prepare(videos, tmp_path / "out", 1)
+    assert summary.failures == [(str(videos / "more"), "Permission denied")]
+    assert summary.made == 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_goes_on(tmp_path, video, signal_number):
@@ -225,6 +290,7 @@ def test_processes_that_decode_load_no_torch():
     [
         (["nowhere", "out"], "VIDEOS must be a folder, got nowhere"),
         (["empty", "out"], r"VIDEOS must hold video files \(.*\.mp4.*\): empty"),
+        (["unknown", "out"], r"VIDEOS must .*: unknown holds 2 x \.vob \(first unknown/a\.vob\)"),
         (["videos"], "the following arguments are required: OUT"),
         (["videos", "file"], "OUT: cannot make folders in file: .*"),
         (
@@ -237,6 +303,9 @@ def test_processes_that_decode_load_no_torch():
 def test_wrong_usage_is_one_line(tmp_path, videos, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
+    Path("unknown").mkdir()
+    for name in "ab":
+        Path("unknown", f"{name}.vob").touch()
     Path("file").write_text("")
     try:
         status = script.main(arguments)

@@ -6,7 +6,7 @@ A clip that cannot be read is reported with its name and left out; no other clip
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, plain
 from avscenes.media.specaugment import spec_augment
 from avscenes.media.spectrogram import published_spectrogram
 from avscenes.media.transforms import FNAC, Transform
+from avscenes.sets.ids import finder, without_ending
 from avscenes.sets.loaders import Key
 from avscenes.sets.sampling import generator_for
 
@@ -58,6 +59,19 @@ def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return {name: path for name, (_, path) in found.items()}
 
 
+def _file_finder(folder: Path, suffixes: Sequence[str]) -> Callable[[str], Path]:
+    """Return what finds the file of a clip in a folder, however its id is written."""
+    files = files_by_name(folder, suffixes)
+    written = finder(files)
+
+    def find(clip: str) -> Path:
+        name = written(clip)
+        # A file that is missing is reported when it is looked for.
+        return folder / f"{without_ending(clip)}{suffixes[0]}" if name is None else files[name]
+
+    return find
+
+
 def clips_in(root: Path, names: Iterable[str], sounds: Iterable[str] | None = None) -> list[Clip]:
     """Return clips of a folder with `frames` and `audio`, or with both kinds of files side by side.
 
@@ -68,16 +82,11 @@ def clips_in(root: Path, names: Iterable[str], sounds: Iterable[str] | None = No
     """
     split = (root / "frames").is_dir()
     frame_folder, sound_folder = (root / "frames", root / "audio") if split else (root, root)
-    frame_files = files_by_name(frame_folder, FRAME_SUFFIXES)
-    sound_files = files_by_name(sound_folder, SOUND_SUFFIXES)
+    frame = _file_finder(frame_folder, FRAME_SUFFIXES)
+    sound_file = _file_finder(sound_folder, SOUND_SUFFIXES)
     names = list(names)
     return [
-        Clip(
-            name,
-            # A file that is missing is reported when it is looked for.
-            frame_files.get(name, frame_folder / f"{name}{FRAME_SUFFIXES[0]}"),
-            sound_files.get(sound, sound_folder / f"{sound}{SOUND_SUFFIXES[0]}"),
-        )
+        Clip(name, frame(name), sound_file(sound))
         for name, sound in zip(names, names if sounds is None else sounds, strict=True)
     ]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from avscenes.files.errors import UserError, reason_of
+from avscenes.files.errors import UserError
 from avscenes.sets.annotated import Sample
 from avscenes.sets.clips import clips_in
+from avscenes.sets.lists import read_rows
 
 _COLUMNS = ["video", "audio", "label"]
 _LABELS = ("sounding", "non-sounding")
@@ -28,24 +28,28 @@ def read_silent_pairs(option: str, path: Path) -> list[Pair]:
     Rows labelled `sounding` are clips of the base test set and left to its own list.
 
     Raises:
-        UserError: When the file cannot be read, has another form, or no such row.
+        UserError: When the file cannot be read, has another form, labels a pair in both ways, or
+            has no such row.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [row for row in csv.reader(lines) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{option}: cannot read {path}: {reason_of(error)}") from error
-    if not rows or rows[0] != _COLUMNS:
+    rows = read_rows(option, path)
+    if not rows or rows[0].cells != _COLUMNS:
         raise UserError(f"{option}: {path} must start with the line {','.join(_COLUMNS)}")
     pairs = []
-    for number, row in enumerate(rows[1:], start=2):
+    labels: dict[Pair, str] = {}
+    for number, row in rows[1:]:
         if len(row) != len(_COLUMNS) or row[2] not in _LABELS or not (row[0] and row[1]):
             raise UserError(
                 f"{option}: row {number} of {path} must be two ids and one of "
                 f"{' and '.join(_LABELS)}, got {','.join(row)!r}"
             )
+        pair = Pair(row[0], row[1])
+        if labels.setdefault(pair, row[2]) != row[2]:
+            raise UserError(
+                f"{option}: row {number} of {path} labels {pair.video} with {pair.audio} "
+                f"{row[2]!r}, and an earlier one {labels[pair]!r}"
+            )
         if row[2] == "non-sounding":
-            pairs.append(Pair(row[0], row[1]))
+            pairs.append(pair)
     if not pairs:
         raise UserError(f"{option}: {path} has no row labelled non-sounding")
     return pairs

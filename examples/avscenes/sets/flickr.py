@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from avscenes.files.errors import reason_of
 from avscenes.sets.annotated import Sample
 from avscenes.sets.clips import Clip, clips_in
+from avscenes.sets.ids import one_spelling
 
 # Coordinates are given for images of this size.
 _PIXELS = 256
@@ -52,13 +54,27 @@ def _numbers(text: str) -> Iterable[float]:
             yield float(math.trunc(value))
 
 
-def _sample(clip: Clip, folder: Path) -> Sample:
-    try:
-        return Sample(clip, boxes=read_boxes(folder / f"{clip.name}.xml"))
-    except FileNotFoundError:
+def _annotations_in(folder: Path) -> Mapping[str, Sequence[Path]]:
+    """Return the XML files of a folder by the clips that they are of."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() == ".xml":
+            found[one_spelling(path.stem)].append(path)
+    return found
+
+
+def _sample(clip: Clip, folder: Path, annotations: Mapping[str, Sequence[Path]]) -> Sample:
+    files = annotations.get(one_spelling(clip.name), [])
+    if not files:
         return Sample(clip, fault=f"no annotation {folder / clip.name}.xml")
+    try:
+        boxes, *others = map(read_boxes, files)
     except (OSError, ValueError) as error:
         return Sample(clip, fault=reason_of(error))
+    for path, other in zip(files[1:], others, strict=True):
+        if sorted(other) != sorted(boxes):
+            return Sample(clip, fault=f"{path.name} has other boxes than {files[0].name}")
+    return Sample(clip, boxes=boxes)
 
 
 def flickr_samples(root: Path, clips: Iterable[str], annotations: Path) -> list[Sample]:
@@ -69,4 +85,5 @@ def flickr_samples(root: Path, clips: Iterable[str], annotations: Path) -> list[
         clips: Ids, as `flickr_test.csv` lists them.
         annotations: Folder of `ID.xml`.
     """
-    return [_sample(clip, annotations) for clip in clips_in(root, clips)]
+    files = _annotations_in(annotations)
+    return [_sample(clip, annotations, files) for clip in clips_in(root, clips)]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from avscenes.files.errors import UserError
 from avscenes.files.strict import Box, must_be
 from avscenes.sets.annotated import Sample
 from avscenes.sets.clips import Clip
@@ -41,10 +42,20 @@ class Entry(BaseModel, strict=True):
 def read_entries(path: Path) -> list[Entry]:
     """Read a list of `{"image": path, "audio": path, "gt_box": [x0, y0, x1, y1]}`.
 
+    An entry that is repeated counts once.
+
     Raises:
-        UserError: When the file cannot be read or has another form.
+        UserError: When the file cannot be read, has another form, or has an image with the same
+            sound and another box.
     """
-    return read_entry_list(path, Entry, "images")
+    entries: dict[tuple[str, str], Entry] = {}
+    for number, entry in enumerate(read_entry_list(path, Entry, "images")):
+        if entries.setdefault((entry.image, entry.audio), entry) != entry:
+            raise UserError(
+                f"--annotations: entry {number} of {path} is a second one of {entry.image!r} with "
+                f"{entry.audio!r}, with another box"
+            )
+    return list(entries.values())
 
 
 def is3_samples(root: Path, entries: list[Entry], *, masks: bool = False) -> list[Sample]:

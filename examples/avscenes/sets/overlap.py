@@ -5,23 +5,10 @@ The list of 144,000 VGG-Sound clips in common use was drawn from all clips: it h
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from avscenes.files.errors import UserError
-
-# YouTube's id with the start in seconds, or with start and end in milliseconds.
-_SECONDS = re.compile(r"(?P<video>.{11})_(?P<start>\d{6})")
-_MILLISECONDS = re.compile(r"(?P<video>.{11})_(?P<start>\d+)_\d+")
-
-
-def same_clip(clip: str) -> tuple[str, int]:
-    """Return what two ids have in common when they name the same clip in either way of writing."""
-    if match := _SECONDS.fullmatch(clip):
-        return match["video"], int(match["start"]) * 1_000
-    if match := _MILLISECONDS.fullmatch(clip):
-        return match["video"], int(match["start"])
-    return clip, 0
+from avscenes.sets.ids import same_clip
 
 
 def check_overlap(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,12 @@ from avscenes.media.videos import encode_jpeg, encode_wav, is_silent, read_frame
 SUFFIXES = {
     *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
     *(".ts", ".webm", ".wmv"),
+}
+# Texts, tables, subtitles and web pages hold no video; they are passed over without a word.
+TEXTS = {
+    *(".ass", ".csv", ".description", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md"),
+    *(".md5", ".nfo", ".pdf", ".py", ".rst", ".sh", ".srt", ".toml", ".tsv", ".txt", ".url"),
+    *(".vtt", ".xml", ".yaml", ".yml"),
 }
 # Seconds; a video takes a tenth of one, and some broken ones never end.
 LIMIT = 300.0
@@ -54,6 +60,22 @@ class Note(NamedTuple):
     note: str
 
 
+class Left(NamedTuple):
+    """Files that were not taken for videos: what they have in common, and the first of them."""
+
+    what: str  # their ending, or that they are hidden
+    files: int
+    first: str
+
+
+class Found(NamedTuple):
+    """What a folder holds."""
+
+    videos: list[Path]
+    left: list[Left]
+    failures: list[Failure]  # folders that cannot be read
+
+
 class Summary(NamedTuple):
     """What a run did."""
 
@@ -61,37 +83,88 @@ class Summary(NamedTuple):
     there_before: int
     failures: list[Failure]
     notes: list[Note]  # on all clips that are there
+    left: list[Left]
 
 
-def find_videos(folder: Path) -> list[Path]:
+def _real_folders(folder: Path, failures: list[Failure]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder under one with the names of the files in it, links to folders followed.
+
+    A folder that can be reached in several ways comes once, by a way without links if there is one.
+    Hidden folders come with a name that ends in a slash, among the files of the one they are in.
+    """
+
+    def fail(error: OSError) -> None:
+        failures.append(Failure(printable(Path(error.filename)), reason_of(error)))
+
+    seen: set[str] = set()
+    linked = [str(folder)]
+    while linked:
+        for place, folders, names in os.walk(linked.pop(0), onerror=fail):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            hidden = [f"{name}/" for name in folders if name.startswith(".")]
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            ways = (os.path.join(place, name) for name in folders)
+            linked += [way for way in ways if os.path.islink(way)]
+            yield place, sorted(names + hidden)
+
+
+def _what(name: str) -> str | None:
+    """Return how a file that is no video is counted, or None when nobody would take it for one."""
+    suffix = Path(name).suffix.lower()
+    if not name.startswith("."):
+        return None if suffix in TEXTS else suffix or "no ending"
+    if name.endswith("/"):
+        return "hidden folder"
+    # Some systems put a hidden file beside each file, with what else they know of it.
+    return f"hidden {suffix}" if suffix in SUFFIXES and not name.startswith("._") else None
+
+
+def find_videos(folder: Path, out: Path) -> Found:
     """Return the video files in a folder and the folders in it, hidden ones left out.
+
+    Args:
+        folder: Where to look.
+        out: Where frames and sounds are made; those are not counted among the other files.
 
     Raises:
         UserError: When there is no such folder, or no video in it.
     """
     if not folder.is_dir():
         raise UserError(f"VIDEOS must be a folder, got {folder}")
-    videos = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        videos += [
-            Path(place, name)
-            for name in sorted(names)
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
+    made = [os.path.realpath(out / name) for name in ("frames", "audio")]
+    videos: list[Path] = []
+    others: dict[str, list[Path]] = defaultdict(list)
+    failures: list[Failure] = []
+    for place, names in _real_folders(folder, failures):
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                videos.append(Path(place, name))
+            elif (what := _what(name)) and os.path.realpath(place) not in made:
+                others[what].append(Path(place, name))
+    left = [Left(what, len(same), printable(same[0])) for what, same in sorted(others.items())]
     if not videos:
-        raise UserError(f"VIDEOS must hold video files ({' '.join(sorted(SUFFIXES))}): {folder}")
-    return videos
+        there = [f"{one.files} x {one.what} (first {one.first})" for one in left]
+        there += [f"{place} cannot be read: {reason}" for place, reason in failures]
+        raise UserError(
+            f"VIDEOS must hold video files ({' '.join(sorted(SUFFIXES))}): {folder}"
+            + (f" holds {', '.join(there)}" if there else "")
+        )
+    return Found(videos, left, failures)
 
 
 def plan(videos: Sequence[Path], out: Path) -> tuple[list[Job], list[Failure]]:
     """Return what is to be made, and the videos whose id another one has too.
 
-    None of those is used: which one is meant cannot be known.
+    None of those is used: which one is meant cannot be known. A file and a link to it are one.
     """
     by_id: dict[str, list[Path]] = defaultdict(list)
     for video in videos:
-        by_id[video.stem].append(video)
+        if not any(_same_file(video, other) for other in by_id[video.stem]):
+            by_id[video.stem].append(video)
     jobs, failures = [], []
     for clip, same in by_id.items():
         if len(same) == 1:
@@ -101,6 +174,13 @@ def plan(videos: Sequence[Path], out: Path) -> tuple[list[Job], list[Failure]]:
             others = ", ".join(printable(other) for other in same if other != video)
             failures.append(Failure(printable(video), f"has the same id as {others}"))
     return jobs, failures
+
+
+def _same_file(video: Path, other: Path) -> bool:
+    try:
+        return video.samefile(other)
+    except OSError:  # a link that leads nowhere
+        return False
 
 
 def make_clip(job: Job) -> str | None:
@@ -136,8 +216,8 @@ def make_clip(job: Job) -> str | None:
 def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summary:
     """Make the frames and sounds that are missing.
 
-    `failed.csv` lists the videos that failed, `notes.csv` what is odd about clips that were made;
-    neither is there when it would be empty.
+    `failed.csv` lists the videos that failed, `notes.csv` what is odd about clips that were made,
+    `left.csv` what was not taken for a video; none is there when it would be empty.
 
     Args:
         videos: Folder of video files.
@@ -148,8 +228,9 @@ def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summ
     Raises:
         UserError: When `videos` holds none, or nothing can be written to `out`.
     """
-    found = find_videos(videos)
-    jobs, failures = plan(found, out)
+    found = find_videos(videos, out)
+    jobs, failures = plan(found.videos, out)
+    failures += found.failures
     try:
         for folder in ("frames", "audio"):
             (out / folder).mkdir(parents=True, exist_ok=True)
@@ -174,7 +255,8 @@ def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summ
     _write_list(out / "failed.csv", failures)
     notes = _notes_on(jobs, out)
     _write_list(out / "notes.csv", notes)
-    return Summary(len(missing) - len(faults), done, failures, notes)
+    _write_list(out / "left.csv", found.left)
+    return Summary(len(missing) - len(faults), done, failures, notes, found.left)
 
 
 def _notes_on(jobs: Sequence[Job], out: Path) -> list[Note]:
@@ -188,7 +270,7 @@ def _notes_on(jobs: Sequence[Job], out: Path) -> list[Note]:
     )
 
 
-def _write_list(path: Path, rows: Sequence[Failure | Note]) -> None:
+def _write_list(path: Path, rows: Sequence[Failure | Note | Left]) -> None:
     """Write a list, or remove the one of an earlier run when there is nothing in it."""
     if not rows:
         path.unlink(missing_ok=True)

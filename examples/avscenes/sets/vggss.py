@@ -12,6 +12,7 @@ from avscenes.files.errors import UserError
 from avscenes.files.strict import Box
 from avscenes.sets.annotated import Sample
 from avscenes.sets.clips import clips_in
+from avscenes.sets.ids import finder, one_spelling
 from avscenes.sets.lists import read_entry_list
 
 
@@ -32,19 +33,29 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
     """Read `vggss.json`: a list of `{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}`.
 
     Raises:
-        UserError: When the file cannot be read or has another form.
+        UserError: When the file cannot be read, has another form, or annotates a clip twice.
     """
-    entries = read_entry_list(path, _Entry, "clips")
-    return {entry.file: Annotation(entry.class_name, entry.boxes) for entry in entries}
+    annotations: dict[str, Annotation] = {}
+    written: dict[str, str] = {}
+    for number, entry in enumerate(read_entry_list(path, _Entry, "clips")):
+        annotation = Annotation(entry.class_name, entry.boxes)
+        first = written.setdefault(one_spelling(entry.file), entry.file)
+        if annotations.setdefault(first, annotation) != annotation:
+            raise UserError(
+                f"--annotations: entry {number} of {path} is a second one of {first!r}, with "
+                "another class or other boxes"
+            )
+    return annotations
 
 
 def vggss_samples(
     root: Path, clips: Iterable[str], annotations: Mapping[str, Annotation]
 ) -> list[Sample]:
     """Return the clips of a list with their classes and boxes."""
+    written = finder(annotations)
     return [
-        Sample(clip, annotations[clip.name].class_name, annotations[clip.name].boxes)
-        if clip.name in annotations
+        Sample(clip, annotations[name].class_name, annotations[name].boxes)
+        if (name := written(clip.name)) is not None
         else Sample(clip, fault="no entry in --annotations")
         for clip in clips_in(root, clips)
     ]
@@ -60,8 +71,9 @@ def check_open_set(
     Raises:
         UserError: When a class is in both.
     """
+    written = finder(annotations)
     classes = [
-        {annotations[clip].class_name for clip in half if clip in annotations}
+        {annotations[name].class_name for name in map(written, half) if name is not None}
         for half in (clips, other_half)
     ]
     shared = sorted(classes[0] & classes[1])

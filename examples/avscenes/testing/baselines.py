@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avcontrast import metrics
 from avscenes.files.errors import UserError
+from avscenes.sets.ids import finder
 from avscenes.sets.lists import read_ids
 from avscenes.sets.overlap import check_overlap
 from avscenes.sets.vggss import Annotation
@@ -145,10 +146,12 @@ def chosen(annotations: Mapping[str, Annotation], test_list: Path | None) -> dic
     if test_list is None:
         return dict(annotations)
     clips = read_ids("--test-list", test_list)
-    without = [clip for clip in clips if clip not in annotations]
+    written = finder(annotations)
+    names = {clip: written(clip) for clip in clips}
+    without = [clip for clip, name in names.items() if name is None]
     if without:
         raise UserError(
             f"--test-list: {len(without)} of the {len(clips)} clips of {test_list} have no entry "
             f"in --annotations (first {without[0]})"
         )
-    return {clip: annotations[clip] for clip in clips}
+    return {clip: annotations[name] for clip, name in names.items() if name is not None}

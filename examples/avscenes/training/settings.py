@@ -100,8 +100,8 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
     )
     init_from: File | None = option(
         None,
-        "start from the encoders of a checkpoint: of this script, or of the released "
-        "FNAC or EZ-VSL code",
+        "start from the encoders, or one of them, of a checkpoint: of this script, or of the "
+        "released FNAC or EZ-VSL code",
     )
     image_dropout: Share = either(0.0, 0.9, "share of the image features dropped in training")
     warm_start_epochs: Whole = either(12, 0, "epochs of the visual warm start (synthetic only)")

@@ -1,17 +1,22 @@
+import gzip
+import io
 import json
+import pickle
+import tarfile
 import zipfile
 
 import evaluate
 import numpy as np
 import pytest
 import torch
+import train_fnac
 from torch import nn
 from torch.nn import functional as F
 
 from avcontrast.functional import localization_map
 from avscenes.files.errors import UserError
 from avscenes.models.encoders import ResNet18, build_encoders
-from avscenes.models.weights import load_encoders, load_image_weights
+from avscenes.models.weights import load_encoders, load_image_weights, read_weights
 from avscenes.training.settings import Settings
 from avscenes.training.trained import load_trained
 
@@ -95,7 +100,7 @@ def by_hand(state, part, x):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_a_released_checkpoint_computes_what_its_weights_say(tmp_path, released, prefix):
     path = save(
         tmp_path / "best.pth",
@@ -227,6 +232,235 @@ def test_errors_name_the_option_under_which_image_weights_were_given(tmp_path):
     (tmp_path / "text.pth").write_text("epochs = 3")
     with pytest.raises(UserError, match=r"cannot read .*text.pth: it is no file of PyTorch$"):
         load_image_weights(ResNet18(), tmp_path / "text.pth")
+
+
+def pickled_by_numpy_1(path):
+    """Rewrite a file of PyTorch as one with NumPy 1 would be."""
+    with zipfile.ZipFile(path) as source:
+        content = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for name, data in content.items():
+            if name.endswith("data.pkl"):
+                assert b"numpy._core" in data
+                data = data.replace(b"numpy._core", b"numpy.core")
+            target.writestr(name, data)
+
+
+RECORD = np.dtype([("epoch", "<i4"), ("scores", ">f8", (2,)), ("name", "U5")])
+VALUES = [
+    *(np.ones(2).astype(kind)[0] for kind in "?bBhHiIlLqQefdgFDG"),
+    *(np.str_("best"), np.str_(""), np.bytes_(b"best"), np.bytes_(b"")),
+    *(np.datetime64("2024-02-29"), np.datetime64("2024-02-29T12", "25s"), np.timedelta64(7, "h")),
+    *(np.arange(6).reshape(2, 3).astype(kind) for kind in ("?", ">i2", "<f2", "f4", "c16", "U3")),
+    *(np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.zeros((0, 3)), np.array(3.0)),
+    *(np.array(["2024-01", "2025-02"], "M8[M]"), np.zeros(2, "V3")),
+    *(np.array([(3, (0.5, 1), "abc")], RECORD), np.array([(3, (0.5, 1), "abc")], RECORD)[0]),
+    np.array(["a", None, [1, 2.5]], object),
+]
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{value.dtype}-{np.ndim(value)}")
+def test_numbers_and_arrays_of_numpy_are_read(tmp_path, value, old):
+    torch.save({"state_dict": {}, "best": value, "all": [value, 1.0]}, tmp_path / "best.pth")
+    if old:
+        pickled_by_numpy_1(tmp_path / "best.pth")
+    content = read_weights("--checkpoint", tmp_path / "best.pth")
+    for found in (content["best"], content["all"][0]):
+        assert found.dtype.newbyteorder("=") == value.dtype.newbyteorder("=")
+        assert isinstance(found, np.ndarray) == isinstance(value, np.ndarray)
+        assert found.shape == value.shape
+        assert np.array_equal(found, value)
+
+
+def test_flags_of_a_kind_of_numbers_are_not_taken_from_a_file(tmp_path):
+    class Forged:
+        def __reduce__(self):
+            state = (3, "|", None, None, None, -1, -1, 0)
+            kind = np.dtype("O8", False, True)
+            kind.__setstate__(state)
+            return scalar, (kind, bytes(range(8)))
+
+    scalar = np.float64(1).__reduce__()[0]
+    torch.save({"best": Forged()}, tmp_path / "best.pth")
+    with pytest.raises(UserError, match="cannot read"):
+        read_weights("--checkpoint", tmp_path / "best.pth")
+
+
+def archive(kind):
+    content = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(content, "w") as file:
+            file.writestr("notes.txt", "anything")
+    elif kind == "npz":
+        np.savez(content, a=np.zeros(3))
+    elif kind == "npy":
+        np.save(content, np.zeros(3))
+    elif kind == "tar":
+        with tarfile.open(fileobj=content, mode="w") as file:
+            file.addfile(tarfile.TarInfo("notes.txt"))
+    elif kind == "script":
+        with zipfile.ZipFile(content, "w") as file:
+            file.writestr("net/data.pkl", b"\x80\x02N.")
+            file.writestr("net/constants.pkl", b"\x80\x02N.")
+    else:
+        new = kind == "torch"
+        torch.save({"a": torch.zeros(100)}, content, _use_new_zipfile_serialization=new)
+    return content.getvalue()
+
+
+HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+OTHER_FILES = {
+    "html": (b"<!DOCTYPE html>\n<html><title>weights_only</title></html>", "an HTML page, such as"),
+    "html-2": (b"\xef\xbb\xbf\n  <HTML lang=en>", "an HTML page, such as"),
+    "html-3": (b"<!-- \xc3\xa9 -->\n<html>", "an HTML page, such as"),
+    "html-4": ("<!doctype html>".encode("utf-16"), "an HTML page, such as"),
+    "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML file"),
+    "lfs": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46830571\n",
+        "a pointer of Git LFS; `git lfs pull` fetches the file itself",
+    ),
+    "annex": (
+        b"../.git/annex/objects/x/y/SHA256E-s3--4d7a.pth\n",
+        "a pointer of git-annex; `git an",
+    ),
+    "empty": (b"", "an empty file"),
+    "zeros": (bytes(5_000), "a file of zeros, such as an unfinished download"),
+    "json": (b' {"message": "Not Found"}\n', "a JSON file"),
+    "json-2": (b"[1, 2]", "a JSON file"),
+    "text": (b"no such file", "no file of PyTorch"),
+    "brace": (b"{no json", "no file of PyTorch"),
+    "noise": (bytes(range(16, 128)), "no file of PyTorch"),
+    "gzip": (gzip.compress(b"anything"), "a gzip archive, which has to be unpacked"),
+    "zip": (archive("zip"), "a zip archive of something else (first notes.txt)"),
+    "npz": (archive("npz"), "an archive of NumPy arrays"),
+    "npy": (archive("npy"), "a NumPy array"),
+    "tar": (archive("tar"), "a tar archive of something else (first notes.txt)"),
+    "safetensors": (
+        len(HEADER).to_bytes(8, "little") + HEADER + bytes(4),
+        "a safetensors file, whi",
+    ),
+    "pickle": (pickle.dumps({"a": 1}), "a pickle that torch.save has not made"),
+    "script": (archive("script"), "a TorchScript program, not a state dict"),
+    "png": (b"\x89PNG\r\n\x1a\n", "an image"),
+    "cut": (archive("torch")[:700], "a file that was cut short: its end is missing"),
+    "cut-2": (archive("torch")[:-30], "a file that was cut short: its end is missing"),
+    **{f"old-{n}": (archive("old")[:n], "a file that was cut short") for n in (3, 60, 200, -50)},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_a_file_of_another_kind_is_named_for_what_it_is(tmp_path, name):
+    content, kind = OTHER_FILES[name]
+    path = tmp_path / "resnet18.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_image_weights(ResNet18(), path)
+    assert str(caught.value).startswith(f"--image-weights: cannot read {path}: it is {kind}")
+    assert "\n" not in str(caught.value)
+
+
+def encoder_state(visual, audio):
+    return {
+        f"{kind}.{name}": value
+        for kind, encoder in (("visual", visual), ("audio", audio))
+        for name, value in encoder.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "_orig_mod.{}",
+        "module._orig_mod.{}",
+        "_orig_mod.module.{}",
+        "visual._orig_mod.{}",
+        "visual.module._orig_mod.{}",
+    ],
+)
+def test_what_compilation_and_several_devices_put_into_names_does_not_matter(tmp_path, wrapped):
+    visual, audio = build_encoders("small")
+    state = {
+        (
+            wrapped.format(name.removeprefix("visual." if "visual" in wrapped else ""))
+            if name.startswith("visual.") or "visual" not in wrapped
+            else name
+        ): value
+        for name, value in encoder_state(visual, audio).items()
+    }
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    others = build_encoders("small")
+    assert load_encoders(*others, tmp_path / "last.ckpt", "--init-from") == []
+    for found, expected in zip(others, (visual, audio), strict=True):
+        torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
+def test_image_weights_may_be_compiled_and_wrapped(tmp_path):
+    expected, trunk = ResNet18(), ResNet18()
+    state = {f"module._orig_mod.{name}": value for name, value in expected.state_dict().items()}
+    torch.save(
+        {"state_dict": {**state, "module._orig_mod.fc.bias": torch.zeros(3)}}, tmp_path / "w"
+    )
+    load_image_weights(trunk, tmp_path / "w")
+    assert torch.equal(trunk.conv1.weight, expected.conv1.weight)
+
+
+def test_names_that_would_become_one_are_left_alone(tmp_path, released):
+    state = {**released, "module.aud_proj.bias": torch.zeros(512)}
+    torch.save({"model": state}, tmp_path / "best.pth")
+    with pytest.raises(UserError, match=r": unknown module\.aud_proj\.bias$"):
+        load_trained(tmp_path / "best.pth", CPU)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_one_encoder_can_be_taken_from_a_checkpoint(tmp_path, kept):
+    pair = build_encoders("small")
+    kind = ("visual", "audio")[kept]
+    state = {k: v for k, v in encoder_state(*pair).items() if k.startswith(kind)}
+    torch.save(state, tmp_path / "one.pth")
+    others = build_encoders("small")
+    before = {name: value.clone() for name, value in others[1 - kept].state_dict().items()}
+    without = load_encoders(*others, tmp_path / "one.pth", "--init-from")
+    assert without == [("audio encoder", "image encoder")[kept]]
+    torch.testing.assert_close(others[kept].state_dict(), pair[kept].state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(others[1 - kept].state_dict(), before, rtol=0, atol=0)
+    # Half of an encoder is not taken.
+    del state[f"{kind}.projection.bias"]
+    torch.save(state, tmp_path / "one.pth")
+    with pytest.raises(UserError, match=rf"of these encoders: missing {kind}\.projection\.bias$"):
+        load_encoders(*others, tmp_path / "one.pth", "--init-from")
+
+
+def test_one_encoder_can_be_taken_from_a_released_checkpoint(tmp_path, released):
+    state = {name: value for name, value in released.items() if name.startswith("aud")}
+    path = save(tmp_path / "best.pth", state)
+    visual, audio = build_encoders("resnet18")
+    assert load_encoders(visual, audio, path, "--init-from") == ["image encoder"]
+    assert torch.equal(audio.projection.weight, released["aud_proj.weight"])
+    # An evaluation needs both.
+    with pytest.raises(
+        UserError, match=r"missing img_proj\.bias, img_proj\.weight, imgnet\.bn1\.bia"
+    ):
+        load_trained(path, CPU)
+
+
+def test_weights_that_are_no_tensors_are_named(tmp_path):
+    state = encoder_state(*build_encoders("small"))
+    state["audio.projection.bias"] = state["audio.projection.bias"].numpy()
+    torch.save(state, tmp_path / "one.pth")
+    with pytest.raises(UserError, match=r"of another shape audio\.projection\.bias$"):
+        load_encoders(*build_encoders("small"), tmp_path / "one.pth", "--init-from")
+
+
+def test_a_training_says_which_encoder_it_did_not_find(tmp_path, capsys):
+    state = encoder_state(*build_encoders("small"))
+    path = tmp_path / "image.pth"
+    torch.save({k: v for k, v in state.items() if k.startswith("visual.")}, path)
+    settings = Settings(init_from=path)
+    module = train_fnac.build_module(settings)
+    assert torch.equal(module.visual.projection.bias, state["visual.projection.bias"])
+    said = f"note: --init-from {path} has no audio encoder, which starts anew\n"
+    assert capsys.readouterr().out == said
 
 
 def test_the_pair_starts_as_published():

@@ -75,12 +75,31 @@ def test_ms3_masks_hold_numbers_of_objects(tmp_path):
     assert batch.broken[1][1]
 
 
+def test_a_video_counts_once_and_its_id_may_have_an_ending(tmp_path):
+    (tmp_path / "s4.csv").write_text(
+        "name, category, split\nfirst.mp4,dog,test\nfirst.mp4,dog, test\nfirst.mp4,cat,train\n"
+    )
+    write_sound(tmp_path / "audio_wav/test/dog/first.wav")
+    write_sound(tmp_path / "audio_wav/test/first.wav")
+    videos = read_split("--test-list", tmp_path / "s4.csv", "test")
+    for samples in (s4_samples(tmp_path, videos), ms3_samples(tmp_path, videos)):
+        assert [sample.clip.name for sample in samples] == [f"first_{n}" for n in range(1, 6)]
+        assert samples[0].clip.sound.is_file()
+        assert samples[0].mask.name == "first_1.png"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "must have a header with a column 'split'"),
         ("name,category\na,b\n", "must have a header with a column 'split'"),
         ("name,category,split\na,b,val\n", "has no video of the split 'test'"),
+        (
+            "name,category,split\na,b,test\na,c,test\n",
+            "line 3 .* a again, of the class 'c' and not",
+        ),
+        ("name,category,split\na,b,test\nb,dog\n", "line 3 .* must have 3 columns, .* 'b,dog'"),
+        ("name,category,split\nb,dog, far,test\n", "line 2 .* must have 3 columns, as the header"),
     ],
 )
 def test_another_form_is_an_error(tmp_path, content, message):

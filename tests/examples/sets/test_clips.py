@@ -40,6 +40,22 @@ def test_missing_files_are_named(tmp_path, make_clip):
     ]
 
 
+def test_an_id_names_its_own_files_before_those_of_another_spelling(tmp_path, make_clip):
+    for name in ("x", "x.mp4", "abcdefghijk_000030", "abcdefghijk_60000_70000", "y.jpg"):
+        make_clip(tmp_path, name, size=(32, 32))
+    names = ["x", "x.mp4", "x.jpg", "abcdefghijk_30000_40000", "abcdefghijk_000060.wav", "y"]
+    found = [(clip.name, clip.frame.stem, clip.sound.stem) for clip in clips_in(tmp_path, names)]
+    files = ["x", "x.mp4", "x", "abcdefghijk_000030", "abcdefghijk_60000_70000", "y.jpg"]
+    assert found == [(name, file, file) for name, file in zip(names, files, strict=True)]
+    # Other clips of the same video are not taken for this one.
+    others = ["abcdefghijk_30000_35000", "abcdefghijk_30500_40500", "abcdefghijk_000031", "z.jpg"]
+    reasons = [entry.reason for entry in check_files("test", clips_in(tmp_path, others), workers=1)]
+    assert reasons[2:] == [
+        f"no frame {tmp_path}/frames/{name}.jpg or .png" for name in ("abcdefghijk_000031", "z")
+    ]
+    assert len(reasons) == 4
+
+
 def test_transforms_differ_in_their_masks(tmp_path, make_clip):
     make_clip(tmp_path, "a", size=(64, 64))
     clips = clips_in(tmp_path, ["a"])

@@ -24,11 +24,22 @@ def test_silent_pairs_come_after_the_base_set(tmp_path, make_clip):
     assert skipped == []
     assert data.pairs.clips == [*base, "-0BIyqJj9ZU_000030+USlCCt8En7A_000460"]
     assert data.visible.tolist() == [True, True, False]
-    assert data.ground_truth([0, 1, 2]).flatten(1).sum(dim=1).tolist() == [25_088, 25_088, 0]
+    assert [data.truth(row).sum() for row in range(3)] == [25_088, 25_088, 0]
     # The image of the first clip with the sound of the second.
     assert torch.equal(data.pairs[2][0], data.pairs[0][0])
     assert torch.equal(data.pairs[2][1], data.pairs[1][1])
     assert not torch.equal(data.pairs[2][1], data.pairs[0][1])
+
+
+def test_ids_of_pairs_may_be_written_in_another_way(tmp_path, make_clip):
+    make_clip(tmp_path, "-0BIyqJj9ZU_000030", size=(32, 32), seconds=0.5)
+    make_clip(tmp_path, "USlCCt8En7A_460000_470000", size=(32, 32), seconds=0.5)
+    csv = "video,audio,label\n-0BIyqJj9ZU_30000_40000.jpg,USlCCt8En7A_000460.wav,non-sounding\n"
+    (tmp_path / "list.csv").write_text(csv)
+    pairs = read_silent_pairs("--silent-list", tmp_path / "list.csv")
+    data, skipped = annotated_set(silent_samples(tmp_path, pairs), workers=1)
+    assert skipped == []
+    assert data.pairs.clips == ["-0BIyqJj9ZU_30000_40000.jpg+USlCCt8En7A_000460.wav"]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +50,10 @@ def test_silent_pairs_come_after_the_base_set(tmp_path, make_clip):
         ("video,audio,label\na,b\n", "row 2 of .* must be two ids and one of sounding and non-"),
         ("video,audio,label\na,b,silent\n", "row 2 .*, got 'a,b,silent'"),
         ("video,audio,label\na,a,sounding\n", "has no row labelled non-sounding"),
+        (
+            "video,audio,label\n\na,b,sounding\na,b,non-sounding\n",
+            "row 4 of .* labels a with b 'non-sounding', and an earlier one 'sounding'",
+        ),
         ("video,audio,label\na,,non-sounding\n", "row 2 .*, got 'a,,non-sounding'"),
     ],
 )

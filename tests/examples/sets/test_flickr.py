@@ -77,6 +77,28 @@ def test_a_broken_file_is_named(tmp_path, make_clip, xml, reason):
     assert skipped[0].reason.startswith(reason)
 
 
+@pytest.mark.parametrize("twin", ["a.XML", "a.jpg.xml"])
+def test_two_annotations_of_a_clip_must_say_the_same(tmp_path, make_clip, twin):
+    make_clip(tmp_path, "a", size=(32, 32))
+    (tmp_path / "a.xml").write_text("<a><bbox>1 2 3 4</bbox><bbox>5 6 7 8</bbox></a>")
+    (tmp_path / twin).write_text("<a><bbox>5 6 7 8</bbox>\n<bbox>1 2 3 4</bbox></a>")
+    assert flickr_samples(tmp_path, ["a"], tmp_path)[0].fault is None
+    (tmp_path / twin).write_text("<a><bbox>1 2 3 4</bbox></a>")
+    fault = flickr_samples(tmp_path, ["a"], tmp_path)[0].fault
+    assert fault in (f"{twin} has other boxes than a.xml", f"a.xml has other boxes than {twin}")
+
+
+@pytest.mark.parametrize("listed", ["10000130166", "10000130166.jpg", "10000130166.WAV"])
+@pytest.mark.parametrize("annotation", ["10000130166.xml", "10000130166.jpg.xml"])
+def test_ids_with_endings_find_files_and_boxes(tmp_path, make_clip, listed, annotation):
+    make_clip(tmp_path, "10000130166", size=(32, 32))
+    (tmp_path / annotation).write_text(XML)
+    data, skipped = annotated_set(flickr_samples(tmp_path, [listed], tmp_path), workers=1)
+    assert skipped == []
+    assert data.pairs.clips == [listed]
+    assert len(data.boxes[0]) == 3
+
+
 def test_a_clip_without_annotation_is_named(tmp_path, make_clip):
     make_clip(tmp_path, "a", size=(32, 32))
     sample = flickr_samples(tmp_path, ["a"], tmp_path)[0]

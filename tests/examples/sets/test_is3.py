@@ -40,6 +40,15 @@ def test_boxes_or_masks(root, masks, area):
     assert data.truth(0).sum().item() == area
 
 
+def test_a_second_box_of_an_image_with_the_same_sound_is_an_error(root):
+    other = {**ENTRY, "audio": "x.wav", "gt_box": [0, 0, 9, 9]}
+    (root / "boxes.json").write_text(json.dumps([ENTRY, ENTRY, other]))
+    assert len(read_entries(root / "boxes.json")) == 2
+    (root / "boxes.json").write_text(json.dumps([ENTRY, {**ENTRY, "gt_box": [0, 0, 9, 9]}]))
+    with pytest.raises(UserError, match=r"^--annotations: entry 1 of .* is a second one of 'accor"):
+        read_entries(root / "boxes.json")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

@@ -7,7 +7,9 @@ import soundfile
 import torch
 
 from avscenes.files.errors import UserError
+from avscenes.sets.avsbench import read_split
 from avscenes.sets.clips import ClipPairs, Skipped, check_files, clips_in
+from avscenes.sets.extended import read_silent_pairs
 from avscenes.sets.lists import read_ids
 from avscenes.sets.vggss import read_annotations
 from avscenes.training.data import clip_data
@@ -65,6 +67,60 @@ def test_lists_hold_one_id_a_line_or_in_the_first_column(tmp_path):
     path = tmp_path / "ids.csv"
     path.write_text("--8puiAGLhs_000030\n\n10007936344,0\r\n a_b \n--8puiAGLhs_000030\n")
     assert read_ids("--test-list", path) == ["--8puiAGLhs_000030", "10007936344", "a_b"]
+
+
+STRAY = [
+    ('a_1,"people marching,test\nb_2,dog,test\nc_3,cat,test\n', 1),
+    ('a_1,dog,test\nb_2,"people marching,test', 2),
+    ('a_1,dog,test\n\nb_2,"people\nc_3,marching",test\nd_4,cat,test\n', 3),
+    ('a_1,dog,test\n"b_2,dog,test\nc_3,"cat",test\n', 2),
+    ('a_1,"people" marching,test\n', 1),
+    ('"a_1\nb_2\n"c_3\n', 1),
+]
+
+
+@pytest.mark.parametrize(("content", "line"), STRAY)
+@pytest.mark.parametrize(
+    ("header", "read"),
+    [
+        ("", lambda path: read_ids("--option", path)),
+        ("video,audio,label\n", lambda path: read_silent_pairs("--option", path)),
+        ("name,category,split\n", lambda path: read_split("--option", path, "test")),
+    ],
+)
+def test_a_stray_quote_is_an_error_that_names_the_line(tmp_path, header, read, content, line):
+    (tmp_path / "list.csv").write_text(header + content)
+    line += bool(header)
+    message = rf"^--option: cannot read line {line} of .*list\.csv, where quoted cells must end on"
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path / "list.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_quotes_in_their_places_are_fine(tmp_path):
+    path = tmp_path / "ids.csv"
+    path.write_bytes(b'\xef\xbb\xbf"a,1","people ""marching"", far",test\r\nb"2,5" wide\rc_3')
+    assert read_ids("--test-list", path) == ["a,1", 'b"2', "c_3"]
+
+
+def test_a_repeated_id_with_another_class_is_an_error(tmp_path):
+    path = tmp_path / "ids.csv"
+    path.write_text("a,dog,test\nb,cat\na, dog\nb\na,dog,test,3\n")
+    assert read_ids("--test-list", path) == ["a", "b"]
+    for again in ("a,cat,test", "a.jpg,cat", "a,dog,train"):
+        path.write_text(f"x,cat\na,dog,test\n\n{again}\n")
+        message = (
+            r"^--test-list: line 4 of .*ids\.csv repeats a\S* of line 2 with '.*' after it, not"
+        )
+        with pytest.raises(UserError, match=message):
+            read_ids("--test-list", path)
+
+
+def test_ids_in_another_spelling_count_once(tmp_path):
+    path = tmp_path / "ids.csv"
+    seconds, short = "abcdefghijk_000030", "abcdefghijk_30000_35000"
+    path.write_text(f"abcdefghijk_30000_40000\n{seconds}\n{short}\n1.jpg\n1.wav\n1\na.b\n")
+    assert read_ids("--option", path) == ["abcdefghijk_30000_40000", short, "1.jpg", "a.b"]
 
 
 def test_annotations_keep_every_box(tmp_path):
@@ -131,8 +187,8 @@ def test_a_known_list_of_left_out_clips_is_used_as_it_is(tmp_path, vggsound):
     lost = Skipped("test", "test1", "was broken too")
     with (tmp_path / "skipped.csv").open("w", newline="") as file:
         csv.writer(file).writerows([Skipped._fields, entry, lost])
-    vggsound.max_missing = 0.25
-    again, skipped = clip_data(vggsound, tmp_path / "skipped.csv")
+    tolerant = vggsound.model_copy(update={"max_missing": 0.25})
+    again, skipped = clip_data(tolerant, tmp_path / "skipped.csv")
     assert skipped == [entry, lost]
     assert again.train.clips == whole.train.clips[1:]
     assert again.test.names == ["test0", "test2", "test3"]

@@ -36,6 +36,14 @@ def test_ids_in_milliseconds_name_the_same_clips():
     assert check_overlap(["a_b-c_d-e_f_000007"], ["a_b-c_d-e_f_7000_17000"], allow=True)
 
 
+def test_ids_with_and_without_endings_name_the_same_clips():
+    assert check_overlap(
+        ["10000130166.jpg", "gklbB7TYoK4_30000_40000.mp4"],
+        ["10000130166", "gklbB7TYoK4_000030.WAV", "10000130166.b"],
+        allow=True,
+    ) == ["10000130166", "gklbB7TYoK4_000030.WAV"]
+
+
 def test_a_clip_that_is_listed_twice_counts_once():
     with pytest.raises(UserError, match=r"1 of the 2 clips of --test-list \(50%"):
         check_overlap(["a", "a"], ["a", "b", "a"])

@@ -56,6 +56,46 @@ def test_a_set_is_the_clips_of_a_list_with_their_boxes(tmp_path, make_clip, anno
     assert spectrogram.shape == (1, 257, 200)
 
 
+def test_clips_find_their_annotations_however_ids_are_written(tmp_path, make_clip, annotations):
+    make_clip(tmp_path, HEARD, size=(32, 32), seconds=1)
+    make_clip(tmp_path, "ORaz32CQ29k_130000_140000", size=(32, 32), seconds=1)
+    names = ["zpWuikVorYg_32000_42000", f"{UNHEARD}.mp4", "zpWuikVorYg_32000_37000"]
+    data, skipped = annotated_set(vggss_samples(tmp_path, names, annotations), workers=1)
+    assert data.pairs.clips == names[:2]
+    assert data.labels.tolist() == [1, 0]
+    assert [len(boxes) for boxes in data.boxes] == [1, 2]
+    # Half of a clip is another one.
+    assert [entry.clip for entry in skipped] == names[2:]
+    with pytest.raises(UserError, match="it shares 1 classes with --test-list"):
+        check_open_set(names[:1], ["MKC9LvRivTM_30000_40000"], annotations)
+
+
+@pytest.mark.parametrize(
+    "file", ["a_________1_000030", "a_________1_30000_40000", "a_________1_000030.jpg"]
+)
+def test_a_second_annotation_of_a_clip_is_an_error(tmp_path, file):
+    path = tmp_path / "vggss.json"
+    first = {"file": "a_________1_000030", "class": "dog", "bbox": [[0, 0, 0.5, 0.5]]}
+    path.write_text(json.dumps([first, {**first, "file": file}]))
+    assert list(read_annotations(path)) == [first["file"]]
+    for change in ({"class": "cat"}, {"bbox": [[0, 0, 1, 1]]}, {"bbox": [*first["bbox"], [0] * 4]}):
+        path.write_text(json.dumps([first, {**first, "file": file, **change}]))
+        message = (
+            r"^--annotations: entry 1 of .*vggss\.json is a second one of 'a_________1_000030'"
+        )
+        with pytest.raises(UserError, match=message):
+            read_annotations(path)
+
+
+def test_a_key_that_comes_twice_in_an_entry_is_an_error(tmp_path):
+    path = tmp_path / "vggss.json"
+    path.write_text('[{"file": "a", "class": "dog", "bbox": [], "class": "dog"}]')
+    assert read_annotations(path)["a"].class_name == "dog"
+    path.write_text('[{"file": "a", "class": "dog", "bbox": [], "class": "cat"}]')
+    with pytest.raises(UserError, match=r"cannot read .*vggss\.json: an entry has 'class' twice"):
+        read_annotations(path)
+
+
 def test_nothing_usable_is_an_error(tmp_path, annotations):
     samples = vggss_samples(tmp_path / "nowhere", [HEARD], annotations)
     with pytest.raises(UserError, match=rf"none of the 1 test clips .* first {HEARD}: no frame "):
