@@ -25,18 +25,27 @@ import torch
 
 import avcontrast
 from avscenes.files.errors import UserError
-from avscenes.files.output import check_free
+from avscenes.files.output import check_free, writing_to
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import load_object_network
 from avscenes.options.evaluation import complete, parse
 from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.one_pair import draw_pair
+from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.testsets import NamedTests, read_tests
 from avscenes.testing.figures import all_figures, counts, sample_rows
 from avscenes.testing.run import Tested, run_tests
 from avscenes.testing.table import describe, table
 from avscenes.training.trained import Trained, load_trained
+
+LEFT_OUT = "left_out.csv"
+
+
+def write_left_out(folder: Path, skipped: Sequence[Skipped]) -> None:
+    """Write down which samples cannot be used, and why."""
+    rows = [{"clip": entry.clip, "reason": entry.reason} for entry in skipped]
+    write_table(folder / LEFT_OUT, ["clip", "reason"], rows)
 
 
 @contextmanager
@@ -48,6 +57,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if path.is_dir():
+            (path / LEFT_OUT).unlink(missing_ok=True)  # of an evaluation that was stopped
             path.rmdir()
         partial.replace(path)
     finally:
@@ -76,16 +86,21 @@ def evaluate(options: argparse.Namespace) -> None:
     trained = load_trained(options.checkpoint, options.device)
     complete(options, trained.folder, trained.settings)
     output = Path(options.output_dir)
-    check_free("--output-dir", output)
+    check_free("--output-dir", output, leftover=LEFT_OUT)
     objects = _object_network(options)
-    tests = read_tests(options)
-    tested = run_tests(trained, objects, tests, options)
+    try:
+        tests = read_tests(options)
+        tested = run_tests(trained, objects, tests, options)
+    except Unusable as error:
+        with writing_to(output):
+            write_left_out(output, error.skipped)
+        raise UserError(f"{error}; the list: {output / LEFT_OUT}") from error
     for entry in tested.skipped:
         print(f"left out: clip {entry.clip}: {entry.reason}")
     results = all_figures(tests, tested, dataset=options.dataset, protocol=options.protocol)
     title = caption(trained, tests, tested, options)
     text = f"{title}\n\n{table(results, options.protocol)}"
-    with whole_folder(output) as folder:
+    with writing_to(output), whole_folder(output) as folder:
         write_json(
             folder / "metrics.json",
             {
@@ -103,8 +118,7 @@ def evaluate(options: argparse.Namespace) -> None:
         rows = sample_rows(tests, tested)
         write_table(folder / "samples.csv", list(rows[0]), rows)
         if tested.skipped:
-            lost = [{"clip": entry.clip, "reason": entry.reason} for entry in tested.skipped]
-            write_table(folder / "left_out.csv", ["clip", "reason"], lost)
+            write_left_out(folder, tested.skipped)
         (folder / "table.txt").write_text(f"{text}\n", encoding="utf-8")
         draw_gallery(
             folder / "gallery.png",
@@ -121,7 +135,8 @@ def draw_one(options: argparse.Namespace) -> None:
     """Draw the heat map of one image and one sound."""
     check_free("--output", Path(options.output))
     trained = load_trained(options.checkpoint, options.device)
-    draw_pair(trained, _object_network(options), options)
+    with writing_to(Path(options.output).absolute().parent):
+        draw_pair(trained, _object_network(options), options)
     print(f"written to {options.output}")
 
 

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avscenes.files.errors import UserError
+from avscenes.files.output import writing_to
 from avscenes.options.parser import OneLineParser
 from avstudy import report, rows, runner
-from avstudy.plan import QUICK, STUDY, read_plan
+from avstudy.plan import QUICK, STUDY, Plan, read_plan
 
 
 def build_parser() -> OneLineParser:
@@ -42,6 +43,12 @@ def run(options: argparse.Namespace) -> None:
     plan = read_plan(QUICK if options.quick else STUDY)
     name = "false-negatives-quick" if options.quick else "false-negatives"
     folder = options.output_dir or Path("runs") / name
+    with writing_to(folder, "; make room, and the same command goes on from here"):
+        study(options, plan, folder)
+
+
+def study(options: argparse.Namespace, plan: Plan, folder: Path) -> None:
+    """Run what is missing, and draw."""
     if not options.report:
         if options.jobs < 1:
             raise UserError(f"--jobs must be at least 1, got {options.jobs}")

@@ -30,15 +30,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import avcontrast
 from avscenes.files.errors import UserError
-from avscenes.files.output import check_free
-from avscenes.files.whole_files import write_json
+from avscenes.files.output import check_free, check_writable, writing_to
+from avscenes.files.whole_files import write_json, write_whole
 from avscenes.models.encoders import ResNet18, build_encoders
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import load_encoders, load_image_weights
 from avscenes.options.training import parse
 from avscenes.pictures.training_run import draw_all
 from avscenes.scenes.scene import make_objects
-from avscenes.sets.clips import Skipped
+from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.loaders import DATA_SEED, train_loader, validation_loader
 from avscenes.testing import evaluation
 from avscenes.training.data import Data, clip_data, synthetic_data
@@ -59,9 +59,10 @@ from avscenes.training.records import (
     LastAndBest,
     WholeFileCheckpoints,
     load_checkpoint,
+    newest_checkpoint,
 )
-from avscenes.training.run_folder import start_run
-from avscenes.training.settings import LOSSES
+from avscenes.training.run_folder import start_run, write_skipped
+from avscenes.training.settings import adjacency_weights
 
 WARM_START_OBJECTS = 1_536
 TWO_OBJECTS = (
@@ -78,12 +79,12 @@ def build_module(settings: argparse.Namespace) -> LocalisationModule:
         load_image_weights(visual.trunk, Path(settings.image_weights))
     if settings.init_from is not None:
         load_encoders(visual, audio, Path(settings.init_from), "--init-from")
-    fns_audio, fns_visual, tne = LOSSES[settings.loss]
+    fns_audio, fns_visual, tne = adjacency_weights(settings)
     criterion = avcontrast.FNACLoss(
         settings.temperature,
-        fns_audio_weight=settings.fns_audio_weight if fns_audio else 0.0,
-        fns_visual_weight=settings.fns_visual_weight if fns_visual else 0.0,
-        tne_weight=settings.tne_weight if tne else 0.0,
+        fns_audio_weight=fns_audio,
+        fns_visual_weight=fns_visual,
+        tne_weight=tne,
         threshold=settings.threshold,
         anchor=settings.anchor,
         gather_distributed=True,
@@ -118,8 +119,13 @@ def load_data(settings: argparse.Namespace, output: Path) -> tuple[Data, list[Sk
         say(f"making {settings.train_size} + {settings.test_size} synthetic scenes")
         return synthetic_data(settings), []
     # Only what this very run has written tells which clips to leave out.
-    known = output / "skipped.csv" if settings.resume or not first_process() else None
-    data, skipped = clip_data(settings, known)
+    written = (output / "config.json").exists() and (settings.resume or not first_process())
+    try:
+        data, skipped = clip_data(settings, output / "skipped.csv" if written else None)
+    except Unusable as error:
+        if not first_process():
+            raise
+        raise UserError(f"{error}; the list: {write_skipped(output, error.skipped)}") from error
     for entry in skipped[:10]:
         say(f"left out: {entry.split} clip {entry.clip}: {entry.reason}")
     if len(skipped) > 10:
@@ -166,12 +172,17 @@ def train(
     settings: argparse.Namespace, module: LocalisationModule, data: Data, trainer: Trainer
 ) -> None:
     """Train, from the last checkpoint when there is one."""
-    output = Path(settings.output_dir)
-    last = output / "checkpoints" / "last.ckpt"
-    going_on = settings.resume and last.is_file()
-    if going_on:
-        say(f"going on after epoch {load_checkpoint(last)['epoch'] + 1} of {settings.epochs}")
-    elif settings.warm_start_epochs and first_process():
+    checkpoints = Path(settings.output_dir) / "checkpoints"
+    start = newest_checkpoint(checkpoints) if settings.resume else None
+    if start is not None:
+        if start.fault is not None:
+            say(f"{start.fault}; what came after {start.path.name} is trained again")
+            if first_process():
+                write_whole(checkpoints / "last.ckpt", start.path.read_bytes())
+        say(f"going on after epoch {start.epochs} of {settings.epochs}")
+    elif settings.resume:
+        say("there is no checkpoint yet: starting anew")
+    if start is None and settings.warm_start_epochs and first_process():
         # The others receive the weights of process 0 when the training starts.
         say(f"visual warm start: {settings.warm_start_epochs} epochs on single objects")
         warm_start(
@@ -192,7 +203,7 @@ def train(
         module,
         train_loader(data.train, data.train_size, settings.batch_size, seed=settings.seed, **own),
         validation_loader(data.validation, data.validation_size, size, **own),
-        ckpt_path=last if going_on else None,
+        ckpt_path=None if start is None else start.path,
     )
 
 
@@ -247,7 +258,9 @@ def run(settings: argparse.Namespace, interruption: Interruption) -> None:
     output = Path(settings.output_dir)
     same_data = SameData()
     trainer = build_trainer(settings, output, [interruption, same_data])
-    if first_process() and not settings.resume:
+    if first_process() and settings.resume:
+        check_writable("--output-dir", output)
+    elif first_process():
         advice = "go on with them by --resume, or name another folder"
         check_free("--output-dir", output, claim="config.json", advice=advice)
     module = build_module(settings)
@@ -281,7 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruption.listening():
             settings = parse(arguments)
-            run(settings, interruption)
+            advice = f"; make room, then --resume --output-dir {settings.output_dir}"
+            with writing_to(Path(settings.output_dir), advice):
+                run(settings, interruption)
     except UserError as error:
         where = "" if first_process() else f" in process {process_rank()}"
         print(f"train_fnac.py: error{where}: {error}", file=sys.stderr)

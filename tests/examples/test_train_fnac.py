@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import train_fnac
 from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 
+from avscenes.files.whole_files import write_whole
 from avscenes.options.training import parse
 from avscenes.testing.retrieval import class_chance
+from avscenes.training import records
 
 SCRIPT = Path(train_fnac.__file__)
 EPOCHS = 5
@@ -225,6 +228,82 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, stop):
     assert results[0] == results[1]
 
 
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """A run whose best checkpoint is that of its first epoch."""
+    output = tmp_path_factory.mktemp("early") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_fnac, "MONITOR", "regularization")
+        assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 0
+    assert load(output / "checkpoints" / "best.ckpt")["epoch"] == 0
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 5_000, None])
+def test_a_run_whose_last_checkpoint_is_lost_goes_on_from_the_best(early, tmp_path, capsys, left):
+    output = tmp_path / "run"
+    shutil.copytree(early, output)
+    last = output / "checkpoints" / "last.ckpt"
+    if left is None:
+        last.unlink()
+    else:
+        last.write_bytes(last.read_bytes()[:left])
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert f"cannot read {last}: " in said
+    assert "; what came after best.ckpt is trained again\n" in said
+    assert f"going on after epoch 1 of {EPOCHS}\n" in said
+    assert (output / "metrics.csv").read_text() == (early / "metrics.csv").read_text()
+    assert_same(load(last)["state_dict"], load(early / "checkpoints" / "last.ckpt")["state_dict"])
+
+
+@pytest.mark.slow
+def test_a_lost_last_checkpoint_is_made_of_a_best_one_that_is_as_new(finished, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(finished[0], output)
+    last = output / "checkpoints" / "last.ckpt"
+    shutil.copy(last, last.with_name("best.ckpt"))
+    last.write_bytes(b"")
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    assert f"going on after epoch {EPOCHS} of {EPOCHS}\n" in capsys.readouterr().out
+    assert load(last)["epoch"] == EPOCHS - 1
+
+
+@pytest.mark.slow
+def test_a_run_without_a_readable_checkpoint_says_so(finished, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(finished[0], output)
+    for name in ("last", "best"):
+        (output / "checkpoints" / f"{name}.ckpt").write_bytes(b"")
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"train_fnac.py: error: --output-dir: cannot read {output}")
+    assert line.endswith("nor can best.ckpt be read: start a new run in another folder")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(finished, tmp_path, capsys):
+    whole, _ = finished
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copy(whole / "config.json", output)
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    assert "there is no checkpoint yet: starting anew\n" in capsys.readouterr().out
+    assert load(output / "checkpoints" / "last.ckpt")["epoch"] == EPOCHS - 1
+
+
+@pytest.mark.slow
+def test_a_torn_checkpoint_is_not_tested(finished, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(finished[0], output)
+    (output / "checkpoints" / "best.ckpt").write_bytes(b"")
+    status = train_fnac.main(["--resume", "--output-dir", str(output), "--evaluate", "best"])
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--output-dir: cannot read {output}/checkpoints/best.ckpt: " in line
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_tested_again_and_kept_as_it_is(finished, capsys):
     output, _ = finished
@@ -296,6 +375,22 @@ def test_vggsound_end_to_end_with_resnet_and_a_broken_clip(tmp_path, make_clip, 
     assert metrics["train_samples"] + metrics["validation_samples"] == 7
     assert metrics["checkpoint"] == "best"
     assert (output / "localization.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        if path.suffix == ".ckpt":
+            raise OSError(28, "No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr(records, "write_whole", full)
+    output = tmp_path / "run"
+    assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"train_fnac.py: error: cannot write to {output}: No space left on device; "
+        f"make room, then --resume --output-dir {output}"
+    )
 
 
 @pytest.mark.slow

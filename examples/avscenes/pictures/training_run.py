@@ -19,6 +19,7 @@ from avscenes.pictures.overlays import as_picture, cut_of, draw_truth, legend, s
 from avscenes.sets.labelled import LabelledSet
 from avscenes.testing.evaluation import Evaluation
 from avscenes.testing.retrieval import Features
+from avscenes.training.settings import adjacency_weights
 
 _CURVES = {
     "loss": "total loss",
@@ -38,7 +39,8 @@ def draw_all(
             {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
         ]
     name = f"{settings.dataset}, {settings.loss}, seed {settings.seed}"
-    draw_learning_curves(output / "learning_curves.png", history, settings.warmup_epochs, name)
+    warmup_epochs = settings.warmup_epochs if any(adjacency_weights(settings)) else 0
+    draw_learning_curves(output / "learning_curves.png", history, warmup_epochs, name)
     draw_localisation(output / "localization.png", test, tested, name)
     draw_adjacency(output / "adjacency.png", test, tested.features, settings.temperature, name)
     if len(test.class_names) > 1:
@@ -48,7 +50,10 @@ def draw_all(
 def draw_learning_curves(
     path: Path, history: list[dict[str, float]], warmup_epochs: int, name: str
 ) -> None:
-    """Draw each term over the epochs, in training and on held-out pairs."""
+    """Draw each term over the epochs, in training and on held-out pairs.
+
+    The first `warmup_epochs` are shaded; give 0 where no other term joins the contrastive one.
+    """
     epochs = [row["epoch"] + 1 for row in history]
     with style.figure(path, 10.5, 5.6) as figure:
         figure.suptitle(f"Learning curves ({name})", x=0.012, ha="left")
@@ -80,8 +85,9 @@ def draw_learning_curves(
                 axis.axvspan(0.5, end, color="#f0f0f0", zorder=0)
         last = next(axes)
         last.axis("off")
-        handles.append(Rectangle((0, 0), 1, 1, color="#e4e4e4"))
-        labels.append("warm-up, contrastive term alone")
+        if warmup_epochs:
+            handles.append(Rectangle((0, 0), 1, 1, color="#e4e4e4"))
+            labels.append("warm-up, contrastive term alone")
         last.legend(handles, labels, loc="center left", fontsize=10)
 
 

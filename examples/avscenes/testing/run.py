@@ -11,11 +11,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avcontrast import functional, metrics
 from avcontrast.metrics.accumulators import MaskMetric
-from avscenes.files.errors import UserError
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps, stretch
 from avscenes.sets.annotated import nothing_left
-from avscenes.sets.clips import Skipped
+from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.readable import readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
 from avscenes.testing.retrieval import Features
@@ -47,7 +46,7 @@ def run_tests(
     """Read, encode and score a test set, a batch at a time.
 
     Raises:
-        UserError: When more than `max_missing` of the samples cannot be read, or none with a
+        Unusable: When more than `max_missing` of the samples cannot be read, or none with a
             visible source can.
     """
     test, device = tests.labelled, options.device
@@ -61,12 +60,8 @@ def run_tests(
     batches = readable_batches(test, options.batch_size, options.workers)
     for batch in tqdm(batches, desc="testing", leave=False, disable=None):
         skipped += [Skipped("test", tests.names[row], reason) for row, reason in batch.broken]
-        if len(skipped) > options.max_missing * count:
-            raise UserError(
-                f"--test-root: more of the {count} test clips cannot be used than --max-missing "
-                f"{options.max_missing:g} allows; first {skipped[0].clip}: {skipped[0].reason}"
-            )
-        if not batch.rows:
+        # Too many are missing: what else is, is worth knowing, and no more than that.
+        if not batch.rows or len(skipped) > options.max_missing * count:
             continue
         images = batch.images.to(device)
         seen = trained.visual(images).float()
@@ -94,6 +89,12 @@ def run_tests(
             heard_features.append(heard.cpu()[visible[batch.rows]])
         if things is not None:
             objects.append(things.cpu())
+    if len(skipped) > options.max_missing * count:
+        raise Unusable(
+            f"--test-root: {len(skipped)} of {count} test clips cannot be used, more than "
+            f"--max-missing {options.max_missing:g}; first {skipped[0].clip}: {skipped[0].reason}",
+            skipped,
+        )
     if not visible[rows].any():
         raise nothing_left(count, skipped)
     return Tested(

@@ -15,7 +15,7 @@ from avscenes.files.errors import UserError
 from avscenes.media.transforms import TRANSFORMS
 from avscenes.scenes.scene import CLASSES, class_name, make_scenes
 from avscenes.sets.annotated import annotated_set, labelled_set
-from avscenes.sets.clips import ClipPairs, Skipped, check_files, clips_in
+from avscenes.sets.clips import ClipPairs, Skipped, Unusable, check_files, clips_in
 from avscenes.sets.labelled import LabelledSet
 from avscenes.sets.lists import check_layout, read_ids
 from avscenes.sets.loaders import DATA_SEED, PairDataset
@@ -63,26 +63,31 @@ def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, l
             second check and keeps the data the same.
 
     Raises:
-        UserError: When folders, lists or annotations are missing, or too many clips are.
+        UserError: When folders, lists or annotations are missing.
+        Unusable: When too many clips are.
     """
     root, transform = Path(settings.data_root), TRANSFORMS[settings.transform]
     # Flickr's files may lie side by side.
     check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
     kind = KINDS[settings.dataset]
     train_ids = read_ids("--train-list", Path(settings.train_list))
-    assert kind.read is not None, "scenes have no files"
-    samples = kind.read(settings)
-
     # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
     order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
     shuffled = [train_ids[index] for index in order]
     held_out, rest = shuffled[: settings.validation_size], shuffled[settings.validation_size :]
     rest = rest[: settings.train_size]
+    if not rest:
+        raise UserError(
+            f"--validation-size {settings.validation_size} leaves none of the {len(train_ids)} "
+            "clips of --train-list to train on"
+        )
     if settings.batch_size > len(rest):
         raise UserError(
             f"--batch-size {settings.batch_size} is larger than the {len(rest)} clips of "
             f"--train-list that --validation-size {settings.validation_size} leaves to train on"
         )
+    assert kind.read is not None, "scenes have no files"
+    samples = kind.read(settings)
     test_ids = [sample.clip.name for sample in samples]
     check_overlap(train_ids, test_ids, allow=settings.allow_overlap)
 
@@ -106,13 +111,17 @@ def clip_data(settings: argparse.Namespace, known: Path | None) -> tuple[Data, l
     validation = _without(skipped, "validation", "--train-list", held_out, settings.max_missing)
     tested = _without(skipped, "test", "--test-list", test_ids, settings.max_missing)
     if settings.batch_size > len(train):
-        raise UserError(
+        raise Unusable(
             f"--batch-size {settings.batch_size} is larger than the {len(train)} readable clips of "
-            "--train-list"
+            "--train-list",
+            skipped,
         )
     if len(validation) < settings.batch_size:
         what = f"--validation-size: {len(validation)} readable clips"
-        check_split(what, len(validation), vars(settings))
+        try:
+            check_split(what, len(validation), vars(settings))
+        except UserError as error:
+            raise Unusable(str(error), skipped) from error
     data = Data(
         train=ClipPairs(clips_in(root, train), settings.seed, transform),
         validation=ClipPairs(clips_in(root, validation), settings.seed, transform),
@@ -133,8 +142,9 @@ def _without(
     left = [clip for clip in clips if clip not in faults]
     if not left or len(faults) > most * len(clips):
         first, reason = next(iter(faults.items()))
-        raise UserError(
+        raise Unusable(
             f"{option}: {len(faults)} of {len(clips)} {split} clips cannot be used, more than "
-            f"--max-missing {most:g}; first {first}: {reason}"
+            f"--max-missing {most:g}; first {first}: {reason}",
+            skipped,
         )
     return left
