@@ -21,14 +21,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from avscenes.files.errors import UserError
-from avscenes.files.output import check_free
+from avscenes.files.output import check_free, writing_to
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import load_object_network
 from avscenes.options.parser import ModelParser
 from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.one_pair import draw_pair
+from avscenes.sets.clips import Unusable
 from avscenes.sets.testsets import read_tests
-from avscenes.testing.results import caption, write_results
+from avscenes.testing.results import LEFT_OUT, caption, write_left_out, write_results
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 from avscenes.testing.settings import OnePair, Options, check, complete
 from avscenes.training.trained import load_trained
@@ -54,6 +55,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if path.is_dir():
+            (path / LEFT_OUT).unlink(missing_ok=True)  # of an evaluation that was stopped
             path.rmdir()
         partial.replace(path)
     finally:
@@ -65,24 +67,29 @@ def evaluate(options: Options) -> None:
     trained = load_trained(options.checkpoint, options.device)
     settings = complete(options, trained.folder, trained.settings)
     output = settings.output_dir
-    check_free("--output-dir", output)
+    check_free("--output-dir", output, leftover=LEFT_OUT)
     networks = Networks(trained.visual, trained.audio, _object_network(options))
-    tests = read_tests(settings.dataset, settings.test_size, dict(settings))
     how = Conditions(settings.dataset, settings.protocol, settings.object_share)
-    part = run_part(
-        networks,
-        tests,
-        how,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        max_missing=settings.max_missing,
-    )
-    tested = whole_test([part], tests, how, settings.max_missing)
+    try:
+        tests = read_tests(settings.dataset, settings.test_size, dict(settings))
+        part = run_part(
+            networks,
+            tests,
+            how,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            max_missing=settings.max_missing,
+        )
+        tested = whole_test([part], tests, how, settings.max_missing)
+    except Unusable as error:
+        with writing_to(output):
+            listed = write_left_out(output, error.skipped)
+        raise UserError(f"{error}; the list: {listed}") from error
     for entry in tested.skipped:
         print(f"left out: clip {entry.clip}: {entry.reason}")
     title = caption(tests, tested, settings.checkpoint, trained.epoch)
     about = {"checkpoint": str(settings.checkpoint), "epoch": trained.epoch}
-    with whole_folder(output) as folder:
+    with writing_to(output), whole_folder(output) as folder:
         text = write_results(folder, tests, tested, title, about)
         draw_gallery(folder / "gallery.png", tests, tested, f"{how.dataset}, {how.protocol}")
     print(f"{text}\n\nwritten to {output}")
@@ -92,7 +99,8 @@ def draw_one(pair: OnePair) -> None:
     """Draw the heat map of one image and one sound."""
     check_free("--output", pair.output)
     trained = load_trained(pair.checkpoint, pair.device)
-    draw_pair(trained, _object_network(pair), pair)
+    with writing_to(pair.output.absolute().parent):
+        draw_pair(trained, _object_network(pair), pair)
     print(f"written to {pair.output}")
 
 

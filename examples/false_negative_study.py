@@ -20,11 +20,12 @@ from typing import Annotated
 from pydantic import BaseModel
 
 from avscenes.files.errors import UserError
+from avscenes.files.output import writing_to
 from avscenes.files.strict import Count, File, OneOf, option
 from avscenes.options.parser import ModelParser
 from avstudy import runner
 from avstudy.cluster import KINDS, Cluster
-from avstudy.plan import QUICK, STUDY, read_plan
+from avstudy.plan import QUICK, STUDY, Plan, read_plan
 
 
 class Options(BaseModel, strict=True, frozen=True):
@@ -48,13 +49,19 @@ class Options(BaseModel, strict=True, frozen=True):
 
 def run(options: Options) -> None:
     """Do what the options ask for."""
+    plan = read_plan(QUICK if options.quick else STUDY)
+    name = "false-negatives-quick" if options.quick else "false-negatives"
+    folder = options.output_dir or Path("runs") / name
+    with writing_to(folder, "; make room, and the same command goes on from here"):
+        study(options, plan, folder)
+
+
+def study(options: Options, plan: Plan, folder: Path) -> None:
+    """Run what is missing, and draw."""
     try:
         from avstudy import report, rows
     except ModuleNotFoundError as error:
         raise UserError(f'the study needs {error.name}: pip install ".[study]"') from error
-    plan = read_plan(QUICK if options.quick else STUDY)
-    name = "false-negatives-quick" if options.quick else "false-negatives"
-    folder = options.output_dir or Path("runs") / name
     if not options.report:
         machines = None
         if options.cluster is not None:

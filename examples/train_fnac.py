@@ -29,17 +29,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import avcontrast
 from avscenes.files.errors import UserError
-from avscenes.files.output import check_free
+from avscenes.files.output import check_free, check_writable, writing_to
+from avscenes.files.whole_files import write_whole
 from avscenes.models.encoders import ResNet18, build_encoders
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import load_encoders, load_image_weights
 from avscenes.options.training import parse
 from avscenes.pictures.training_run import draw_all
 from avscenes.scenes.scene import make_objects
-from avscenes.sets.clips import Skipped
+from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.loaders import DATA_SEED, train_loader, validation_loader
 from avscenes.sets.testsets import KINDS
-from avscenes.testing.results import caption, write_results
+from avscenes.testing.results import caption, write_left_out, write_results
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 from avscenes.training.data import Data, clip_data, synthetic_data
 from avscenes.training.interruption import Interruption
@@ -60,9 +61,10 @@ from avscenes.training.records import (
     LastAndBest,
     WholeFileCheckpoints,
     load_checkpoint,
+    newest_checkpoint,
 )
-from avscenes.training.run_folder import start_run
-from avscenes.training.settings import LOSSES, Settings
+from avscenes.training.run_folder import start_run, write_skipped
+from avscenes.training.settings import Settings, adjacency_weights
 
 WARM_START_OBJECTS = 1_536
 TWO_OBJECTS = (
@@ -80,12 +82,12 @@ def build_module(settings: Settings) -> LocalisationModule:
     if settings.init_from is not None:
         for part in load_encoders(visual, audio, settings.init_from, "--init-from"):
             say(f"note: --init-from {settings.init_from} has no {part}, which starts anew")
-    fns_audio, fns_visual, tne = LOSSES[settings.loss]
+    fns_audio, fns_visual, tne = adjacency_weights(settings)
     criterion = avcontrast.FNACLoss(
         settings.temperature,
-        fns_audio_weight=settings.fns_audio_weight if fns_audio else 0.0,
-        fns_visual_weight=settings.fns_visual_weight if fns_visual else 0.0,
-        tne_weight=settings.tne_weight if tne else 0.0,
+        fns_audio_weight=fns_audio,
+        fns_visual_weight=fns_visual,
+        tne_weight=tne,
         threshold=settings.threshold,
         anchor=settings.anchor,
         gather_distributed=True,
@@ -111,8 +113,13 @@ def load_data(settings: Settings, output: Path) -> tuple[Data, list[Skipped]]:
         say(f"making {settings.train_size} + {settings.test_size} synthetic scenes")
         return synthetic_data(settings), []
     # Only what this very run has written tells which clips to leave out.
-    known = output / "skipped.csv" if settings.resume or not first_process() else None
-    data, skipped = clip_data(settings, known)
+    written = (output / "config.json").exists() and (settings.resume or not first_process())
+    try:
+        data, skipped = clip_data(settings, output / "skipped.csv" if written else None)
+    except Unusable as error:
+        if not first_process():
+            raise
+        raise UserError(f"{error}; the list: {write_skipped(output, error.skipped)}") from error
     for entry in skipped[:10]:
         say(f"left out: {entry.split} clip {entry.clip}: {entry.reason}")
     if len(skipped) > 10:
@@ -157,12 +164,17 @@ def build_trainer(settings: Settings, output: Path, callbacks: list[Callback]) -
 
 def train(settings: Settings, module: LocalisationModule, data: Data, trainer: Trainer) -> None:
     """Train, from the last checkpoint when there is one."""
-    output = settings.output_dir
-    last = output / "checkpoints" / "last.ckpt"
-    going_on = settings.resume and last.is_file()
-    if going_on:
-        say(f"going on after epoch {load_checkpoint(last)['epoch'] + 1} of {settings.epochs}")
-    elif settings.warm_start_epochs and first_process():
+    checkpoints = settings.output_dir / "checkpoints"
+    start = newest_checkpoint(checkpoints) if settings.resume else None
+    if start is not None:
+        if start.fault is not None:
+            say(f"{start.fault}; what came after {start.path.name} is trained again")
+            if first_process():
+                write_whole(checkpoints / "last.ckpt", start.path.read_bytes())
+        say(f"going on after epoch {start.epochs} of {settings.epochs}")
+    elif settings.resume:
+        say("there is no checkpoint yet: starting anew")
+    if start is None and settings.warm_start_epochs and first_process():
         # The others receive the weights of process 0 when the training starts.
         say(f"visual warm start: {settings.warm_start_epochs} epochs on single objects")
         warm_start(
@@ -183,7 +195,7 @@ def train(settings: Settings, module: LocalisationModule, data: Data, trainer: T
         module,
         train_loader(data.train, data.train_size, settings.batch_size, seed=settings.seed, **own),
         validation_loader(data.validation, data.validation_size, size, **own),
-        ckpt_path=last if going_on else None,
+        ckpt_path=None if start is None else start.path,
     )
 
 
@@ -216,7 +228,10 @@ def finish(
     parts = parts_on_first(part, rank, world)
     if parts is None:
         return
-    tested = whole_test(parts, tests, how, settings.max_missing)
+    try:
+        tested = whole_test(parts, tests, how, settings.max_missing)
+    except Unusable as error:
+        raise UserError(f"{error}; the list: {write_left_out(output, error.skipped)}") from error
     for entry in tested.skipped[len(tests.skipped) :]:
         say(f"left out: test clip {entry.clip}: {entry.reason}")
     draw_all(
@@ -224,7 +239,7 @@ def finish(
         tests,
         tested,
         name=f"{settings.dataset}, {settings.loss}, seed {settings.seed}",
-        warmup_epochs=settings.warmup_epochs,
+        warmup_epochs=settings.warmup_epochs if any(adjacency_weights(settings)) else 0,
         temperature=settings.temperature,
     )
     epoch = checkpoint["epoch"] + 1
@@ -248,7 +263,9 @@ def run(settings: Settings, interruption: Interruption) -> None:
     output = settings.output_dir
     same_data = SameData()
     trainer = build_trainer(settings, output, [interruption, same_data])
-    if first_process() and not settings.resume:
+    if first_process() and settings.resume:
+        check_writable("--output-dir", output)
+    elif first_process():
         advice = "go on with them by --resume, or name another folder"
         check_free("--output-dir", output, claim="config.json", advice=advice)
     module = build_module(settings)
@@ -282,7 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruption.listening():
             settings = parse(arguments)
-            run(settings, interruption)
+            advice = f"; make room, then --resume --output-dir {settings.output_dir}"
+            with writing_to(settings.output_dir, advice):
+                run(settings, interruption)
     except UserError as error:
         where = "" if first_process() else f" in process {process_rank()}"
         print(f"train_fnac.py: error{where}: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avscenes.files.whole_files import write_whole
 from avscenes.models.encoders import SmallTrunk
 from avscenes.models.warm_start import warm_start
+from avscenes.models.weights import read_weights
 from avscenes.scenes.scene import Design, SceneSet, make_objects, make_scenes
 from avstudy.plan import Setting
 
@@ -23,12 +26,13 @@ def _kept(folder: Path, name: object, make: Callable[[], Mapping[str, Tensor]]) 
     """Return what is in the folder under a name, made and written first if it is not there."""
     path = folder / f"{hashlib.sha256(repr(name).encode()).hexdigest()[:24]}.pt"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(dict(make()), content)
         # Two may make the same, on two machines even: beside each other, and of equal content.
-        partial = path.with_suffix(f".{uuid.uuid4().hex}")
-        torch.save(dict(make()), partial)
-        partial.replace(path)
-    return torch.load(path, weights_only=True)
+        own = path.with_suffix(f".{uuid.uuid4().hex}")
+        write_whole(own, content.getvalue())
+        own.replace(path)
+    return read_weights("--output-dir", path)
 
 
 def scenes(folder: Path, seed: int, split: str, count: int, design: Design) -> SceneSet:

@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 import avcontrast
 from avscenes.files.errors import UserError
+from avscenes.files.output import no_room
 from avscenes.files.whole_files import write_json
 from avscenes.files.workers import faults_of
 from avstudy import cluster, data, measures, training
@@ -57,13 +58,16 @@ def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
     """Return the result of a run, or None if it has not been run.
 
     Raises:
-        UserError: When what is there was run with other settings.
+        UserError: When what is there was run with other settings, or is not whole.
     """
     path = result_path(folder, run)
     if not path.is_file():
         return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found, asked = result["run"], described(run)
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found, asked = result["run"], described(run)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no whole result; remove the file to run it again") from error
     different = [name for name in asked if found.get(name) != asked[name]]
     if different:
         name = different[0]
@@ -143,7 +147,10 @@ def _finish(task: Task) -> str | None:
         # A cluster may start a job a second time.
         if read_result(task.folder, task.run) is None:
             write_json(result_path(task.folder, task.run), execute(task))
-    except Exception as error:  # whatever it is, the other runs go on
+    except Exception as error:
+        if no_room(error):
+            raise
+        # Whatever else it is, the other runs go on.
         return f"{type(error).__name__}: {error}"
     return None
 

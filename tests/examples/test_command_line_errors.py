@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import torch
 import train_fnac
 
 from avscenes.sets.sampling import generator_for
+from avscenes.training import data
 from avscenes.training.data import DATA_SEED
 from avscenes.training.settings import Settings
 
@@ -142,7 +144,14 @@ def clips(tmp_path, make_clip):
         "--batch-size": 2,
         "--validation-size": 2,
         "--workers": 1,
+        "--output-dir": tmp_path / "run",
     }
+
+
+def listed(folder):
+    """Return what the list of unusable clips in a folder names."""
+    with (folder / "skipped.csv").open(newline="") as file:
+        return [(row["split"], row["clip"]) for row in csv.DictReader(file)]
 
 
 def fail_clips(capsys, clips, **changes):
@@ -205,11 +214,30 @@ def test_ids_without_files_and_without_annotation(capsys, clips, tmp_path):
     message = fail_clips(capsys, clips)
     assert "1 of " in message
     assert "more than --max-missing 0.05; first train1: no frame" in message
+    assert message.endswith(f"; the list: {tmp_path}/run/skipped.csv")
+    assert [clip for _, clip in listed(tmp_path / "run")] == ["train1"]
     (tmp_path / "whole.txt").write_text("train0\ntrain2\ntrain3\ntrain4\n")
     (tmp_path / "test.csv").write_text("test0\ntest1\nstranger\n")
     message = fail_clips(capsys, clips, train_list=tmp_path / "whole.txt", max_missing=0.3)
     assert "--test-list: 1 of 3 test clips cannot be used" in message
     assert "first stranger: no entry in --annotations" in message
+    assert listed(tmp_path / "run") == [("test", "stranger")]
+
+
+def test_every_unusable_clip_is_listed_and_the_folder_stays_free(capsys, clips, tmp_path):
+    for path in (tmp_path / "train" / "frames").iterdir():
+        path.write_bytes(b"broken")
+    (tmp_path / "test" / "audio" / "test1.wav").write_bytes(b"broken")
+    for _ in range(2):
+        assert "the list: " in fail_clips(capsys, clips)
+    entries = listed(tmp_path / "run")
+    assert sorted(clip for split, clip in entries if split != "test") == [
+        f"train{clip}" for clip in range(6)
+    ]
+    assert ("test", "test1") in entries
+    (tmp_path / "test" / "audio" / "test0.wav").unlink()
+    assert "none of the 2 test clips can be used" in fail_clips(capsys, clips)
+    assert listed(tmp_path / "run") == [("test", "test0"), ("test", "test1")]
 
 
 def test_a_batch_larger_than_the_set(capsys, clips):
@@ -217,12 +245,32 @@ def test_a_batch_larger_than_the_set(capsys, clips):
     assert message.startswith("--batch-size 5 is larger than the 4 clips of --train-list")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation_size": 6}, "--validation-size 6 leaves none of the 6 clips of --train-list"),
+        ({"validation_size": 512}, "--validation-size 512 leaves none of the 6 clips"),
+        ({"validation_size": 5}, "--batch-size 2 is larger than the 1 clips of --train-list"),
+    ],
+)
+def test_what_the_length_of_a_list_shows_is_said_before_any_file_is_read(
+    capsys, clips, monkeypatch, changes, message
+):
+    for name in ("check_files", "annotated_set"):
+        monkeypatch.setattr(data, name, lambda *_, **__: pytest.fail("a file is read"))
+    clips["--annotations"].write_text("not read either")
+    assert fail_clips(capsys, clips, **changes).startswith(message)
+
+
 def test_a_batch_larger_than_what_can_be_read(capsys, clips, tmp_path):
     for path in (tmp_path / "train" / "frames").iterdir():
         if path.stem not in ("train0", "train1"):
             path.write_bytes(b"broken")
     message = fail_clips(capsys, clips, max_missing=0.99, validation_size=1)
-    assert message == "--batch-size 2 is larger than the 1 readable clips of --train-list"
+    assert message == (
+        "--batch-size 2 is larger than the 1 readable clips of --train-list; "
+        f"the list: {tmp_path}/run/skipped.csv"
+    )
 
 
 def test_held_out_clips_that_cannot_be_shared(capsys, clips, tmp_path):
@@ -233,7 +281,7 @@ def test_held_out_clips_that_cannot_be_shared(capsys, clips, tmp_path):
     message = fail_clips(capsys, clips, devices=2, max_missing=0.5)
     assert message == (
         "--validation-size: 1 readable clips cannot be split evenly over 2 processes "
-        "(--devices 2 x --num-nodes 1)"
+        f"(--devices 2 x --num-nodes 1); the list: {tmp_path}/run/skipped.csv"
     )
 
 

@@ -1,6 +1,8 @@
 import csv
 import json
 import math
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import evaluate
@@ -18,6 +20,7 @@ from avscenes.models.encoders import build_encoders
 from avscenes.models.object_maps import heat_maps, load_object_network, object_maps, stretch
 from avscenes.pictures.gallery import ranked
 from avscenes.sets import clips
+from avscenes.testing.run import Conditions
 from avscenes.testing.scoring import score
 
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
@@ -192,14 +195,12 @@ def test_fixed_thresholds_see_the_scale_of_slavc():
 def test_the_caption_says_how_many_maps_are_flat():
     maps, _ = small_maps()
     tested = SimpleNamespace(
-        visible=torch.ones(3).bool(), skipped=[], rows=torch.arange(3), objects=None, maps=maps
+        how=Conditions("flickr", "lvs"),
+        **{"visible": torch.ones(3).bool(), "rows": torch.arange(3), "maps": maps},
+        **{"skipped": [], "objects": None},
     )
-    what = (
-        SimpleNamespace(epoch=2),
-        SimpleNamespace(labelled=SimpleNamespace(silent=())),
-        tested,
-        SimpleNamespace(checkpoint="best.ckpt", dataset="flickr", protocol="lvs"),
-    )
+    tests = SimpleNamespace(labelled=SimpleNamespace(silent=()))
+    what = (tests, tested, Path("best.ckpt"), 2)
     first, second = evaluate.caption(*what).splitlines()
     assert first == "best.ckpt (epoch 2), flickr: 3 pairs"
     expected = "lvs (bilinear, corners not aligned, > or the maximum, half of the image)"
@@ -277,15 +278,48 @@ def test_too_many_broken_clips_stop_the_test(clip_run, tmp_path, capsys):
         *("--output-dir", tmp_path / "results"),
     )
     assert message == (
-        "--test-root: more of the 5 test clips cannot be used than --max-missing 0.3 allows; "
-        "first e: no entry in --annotations"
+        "--test-root: 2 of 5 test clips cannot be used, more than --max-missing 0.3; "
+        f"first e: no entry in --annotations; the list: {tmp_path}/results/left_out.csv"
     )
+    assert [row["clip"] for row in read_rows(tmp_path / "results" / "left_out.csv")] == ["e", "c"]
+    # The folder can be used again.
+    again = ["--output-dir", str(tmp_path / "results"), "--max-missing", "0.5"]
+    assert evaluate.main(["--checkpoint", str(checkpoint(clip_run)), *again]) == 0
+    assert (tmp_path / "results" / "table.txt").is_file()
+    assert len(read_rows(tmp_path / "results" / "left_out.csv")) == 2
+
+
+def test_a_batch_that_is_too_many_does_not_end_the_list(clip_run, tmp_path, capsys):
+    for name in ("a", "d"):
+        (tmp_path / "test" / "frames" / f"{name}.jpg").write_bytes(b"broken")
+    fail(
+        capsys,
+        *("--checkpoint", checkpoint(clip_run), "--max-missing", 0.3, "--batch-size", 1),
+        *("--output-dir", tmp_path / "results"),
+    )
+    rows = read_rows(tmp_path / "results" / "left_out.csv")
+    assert sorted(row["clip"] for row in rows) == ["a", "c", "d", "e"]
+
+
+def test_a_set_of_which_nothing_can_be_read_is_listed(clip_run, tmp_path, capsys):
     for name in ("a", "b", "d"):
         (tmp_path / "test" / "frames" / f"{name}.jpg").write_bytes(b"broken")
     message = fail(capsys, "--checkpoint", checkpoint(clip_run), "--max-missing", 1)
     assert message.startswith("--test-root: none of the 5 test clips can be used; first e: ")
-    assert not (tmp_path / "results").exists()
-    assert sorted(path.name for path in clip_run.iterdir()) == ["checkpoints", "config.json"]
+    output = clip_run / "evaluation-vggsound-ezvsl-test"
+    assert [path.name for path in output.iterdir()] == ["left_out.csv"]
+    assert len(read_rows(output / "left_out.csv")) == 5
+
+
+def test_a_full_disk_is_one_line(clip_run, tmp_path, capsys, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    output = tmp_path / "results"
+    message = fail(capsys, "--checkpoint", checkpoint(clip_run), "--output-dir", output)
+    assert message == f"cannot write to {output}: No space left on device"
+    assert not output.exists()
 
 
 def test_what_is_interrupted_at_the_end_leaves_nothing(clip_run, capsys, monkeypatch):
@@ -375,8 +409,8 @@ def test_a_device_that_is_none(clip_run, capsys):
 
 def test_clips_without_annotations(clip_run, tmp_path, capsys):
     (tmp_path / "test.csv").write_text("x\ny\n")
-    assert fail(capsys, "--checkpoint", checkpoint(clip_run)) == (
-        "--test-root: none of the 2 test clips can be used; first x: no entry in --annotations"
+    assert fail(capsys, "--checkpoint", checkpoint(clip_run)).startswith(
+        "--test-root: none of the 2 test clips can be used; first x: no entry in --annotations; "
     )
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from video_files import write_video
 
 from avscenes.files.whole_files import write_whole
+from avscenes.sets import preparation
 from avscenes.sets.clips import check_files, clips_in
 from avscenes.sets.preparation import find_videos, make_clip, plan, prepare
 
@@ -156,6 +157,49 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "file", b"content")
     assert made(tmp_path) == []
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_full_disk_ends_the_run_and_the_failures_are_kept(
+    tmp_path, videos, monkeypatch, capsys, listed
+):
+    def here(function, jobs, count, limit):
+        yield from ((job, function(job)) for job in jobs)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (videos / "-0.mp4").write_bytes(b"broken")
+    monkeypatch.setattr(preparation, "faults_of", here)
+    monkeypatch.setattr(preparation, "write_whole", full)
+    if not listed:
+        monkeypatch.setattr(preparation, "write_table", full)
+    out = tmp_path / "out"
+    assert script.main([str(videos), str(out), "--workers", "1"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert lines[-1] == (
+        f"prepare.py: error: cannot write to {out}: No space left on device; "
+        "make room, and the same command goes on where it stopped"
+    )
+    failure = "Invalid data found when processing input"
+    assert made(out) == (["failed.csv"] if listed else [])
+    if listed:
+        assert failure in (out / "failed.csv").read_text()
+    else:
+        assert f"{videos / '-0.mp4'}: {failure}" in lines
+
+
+def test_an_interrupted_run_lists_what_failed(tmp_path, videos, monkeypatch):
+    def interrupted(function, jobs, count, limit):
+        yield jobs[0], function(jobs[0])
+        raise KeyboardInterrupt
+
+    (videos / "-0.mp4").write_bytes(b"broken")
+    monkeypatch.setattr(preparation, "faults_of", interrupted)
+    assert script.main([str(videos), str(tmp_path), "--workers", "1"]) == 130
+    assert "-0.mp4,Invalid data" in (tmp_path / "failed.csv").read_text()
 
 
 def test_what_a_killed_run_left_is_removed_even_if_the_video_fails(tmp_path):

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import train_fnac
 from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 
+from avscenes.files.whole_files import write_whole
 from avscenes.options.training import parse
 from avscenes.testing.retrieval import class_chance
+from avscenes.training import records
 
 SCRIPT = Path(train_fnac.__file__)
 EPOCHS = 5
@@ -230,6 +233,82 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, stop):
     assert results[0] == results[1]
 
 
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """A run whose best checkpoint is that of its first epoch."""
+    output = tmp_path_factory.mktemp("early") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_fnac, "MONITOR", "regularization")
+        assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 0
+    assert load(output / "checkpoints" / "best.ckpt")["epoch"] == 0
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 5_000, None])
+def test_a_run_whose_last_checkpoint_is_lost_goes_on_from_the_best(early, tmp_path, capsys, left):
+    output = tmp_path / "run"
+    shutil.copytree(early, output)
+    last = output / "checkpoints" / "last.ckpt"
+    if left is None:
+        last.unlink()
+    else:
+        last.write_bytes(last.read_bytes()[:left])
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert f"cannot read {last}: " in said
+    assert "; what came after best.ckpt is trained again\n" in said
+    assert f"going on after epoch 1 of {EPOCHS}\n" in said
+    assert (output / "metrics.csv").read_text() == (early / "metrics.csv").read_text()
+    assert_same(load(last)["state_dict"], load(early / "checkpoints" / "last.ckpt")["state_dict"])
+
+
+@pytest.mark.slow
+def test_a_lost_last_checkpoint_is_made_of_a_best_one_that_is_as_new(finished, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(finished[0], output)
+    last = output / "checkpoints" / "last.ckpt"
+    shutil.copy(last, last.with_name("best.ckpt"))
+    last.write_bytes(b"")
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    assert f"going on after epoch {EPOCHS} of {EPOCHS}\n" in capsys.readouterr().out
+    assert load(last)["epoch"] == EPOCHS - 1
+
+
+@pytest.mark.slow
+def test_a_run_without_a_readable_checkpoint_says_so(finished, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(finished[0], output)
+    for name in ("last", "best"):
+        (output / "checkpoints" / f"{name}.ckpt").write_bytes(b"")
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"train_fnac.py: error: --output-dir: cannot read {output}")
+    assert line.endswith("nor can best.ckpt be read: start a new run in another folder")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(finished, tmp_path, capsys):
+    whole, _ = finished
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copy(whole / "config.json", output)
+    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    assert "there is no checkpoint yet: starting anew\n" in capsys.readouterr().out
+    assert load(output / "checkpoints" / "last.ckpt")["epoch"] == EPOCHS - 1
+
+
+@pytest.mark.slow
+def test_a_torn_checkpoint_is_not_tested(finished, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(finished[0], output)
+    (output / "checkpoints" / "best.ckpt").write_bytes(b"")
+    status = train_fnac.main(["--resume", "--output-dir", str(output), "--evaluate", "best"])
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--output-dir: cannot read {output}/checkpoints/best.ckpt: " in line
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_tested_again_and_kept_as_it_is(finished, capsys):
     output, _ = finished
@@ -326,10 +405,9 @@ def test_vggsound_end_to_end_with_resnet_and_a_broken_clip(tmp_path, make_clip, 
     assert (output / "localization.png").is_file()
 
 
-@pytest.mark.slow
-def test_a_test_clip_that_breaks_during_the_training_is_left_out(
-    tmp_path, make_clip, capsys, monkeypatch
-):
+@pytest.fixture
+def breaking(tmp_path, make_clip, monkeypatch):
+    """The options of a run on eight clips, one of which breaks between training and test."""
     names = [f"test{clip}" for clip in range(4)]
     for clip in range(4):
         make_clip(tmp_path / "train", f"train{clip}", size=(64, 48), seconds=1)
@@ -340,22 +418,24 @@ def test_a_test_clip_that_breaks_during_the_training_is_left_out(
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
     train = train_fnac.train
 
-    def breaking(*everything):
+    def train_and_break(*everything):
         train(*everything)
         (tmp_path / "test" / "frames" / "test1.jpg").write_bytes(b"")
 
-    monkeypatch.setattr(train_fnac, "train", breaking)
+    monkeypatch.setattr(train_fnac, "train", train_and_break)
+    return [
+        *("--dataset", "vggsound", "--encoder", "small", "--accelerator", "cpu"),
+        *("--data-root", str(tmp_path / "train"), "--train-list", str(tmp_path / "train.txt")),
+        *("--test-root", str(tmp_path / "test"), "--test-list", str(tmp_path / "test.csv")),
+        *("--annotations", str(tmp_path / "vggss.json"), "--output-dir", str(tmp_path / "run")),
+        *("--epochs", "1", "--batch-size", "2", "--validation-size", "2", "--workers", "0"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_test_clip_that_breaks_during_the_training_is_left_out(breaking, tmp_path, capsys):
     output = tmp_path / "run"
-    status = train_fnac.main(
-        [
-            *("--dataset", "vggsound", "--encoder", "small", "--accelerator", "cpu"),
-            *("--data-root", str(tmp_path / "train"), "--train-list", str(tmp_path / "train.txt")),
-            *("--test-root", str(tmp_path / "test"), "--test-list", str(tmp_path / "test.csv")),
-            *("--annotations", str(tmp_path / "vggss.json"), "--output-dir", str(output)),
-            *("--epochs", "1", "--batch-size", "2", "--validation-size", "2", "--workers", "0"),
-            *("--max-missing", "0.25"),
-        ]
-    )
+    status = train_fnac.main([*breaking, "--max-missing", "0.25"])
     printed = capsys.readouterr()
     assert status == 0, printed.err
     assert "left out: test clip test1: " in printed.out
@@ -365,6 +445,41 @@ def test_a_test_clip_that_breaks_during_the_training_is_left_out(
     assert read_rows(output / "skipped.csv") == []
     metrics = json.loads((output / "metrics.json").read_text())
     assert (metrics["test_samples"], metrics["left_out"]) == (3, 1)
+
+
+@pytest.mark.slow
+def test_test_clips_that_break_during_the_training_are_listed(breaking, tmp_path, capsys):
+    assert train_fnac.main([*breaking, "--max-missing", "0"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of 4 test clips cannot be used, more than --max-missing 0; first test1: " in message
+    assert message.endswith(f"; the list: {tmp_path}/run/left_out.csv")
+    assert [row["clip"] for row in read_rows(tmp_path / "run" / "left_out.csv")] == ["test1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "epochs"), [("nce", 0), ("fnac", 2)])
+def test_a_warm_up_is_drawn_where_a_term_joins(tmp_path, monkeypatch, loss, epochs):
+    drawn = []
+    monkeypatch.setattr(train_fnac, "draw_all", lambda *_, **named: drawn.append(named))
+    options = ["--loss", loss, "--epochs", "1", "--output-dir", str(tmp_path / "run")]
+    assert train_fnac.main([*TINY, *options]) == 0
+    assert [named["warmup_epochs"] for named in drawn] == [epochs]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        if path.suffix == ".ckpt":
+            raise OSError(28, "No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr(records, "write_whole", full)
+    output = tmp_path / "run"
+    assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"train_fnac.py: error: cannot write to {output}: No space left on device; "
+        f"make room, then --resume --output-dir {output}"
+    )
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from avscenes.files.strict import checked, flag
 from avscenes.options.parser import ModelParser
 from avscenes.options.recipes import read_recipe, shipped
 from avscenes.training.processes import first_process
-from avscenes.training.records import load_checkpoint
+from avscenes.training.records import newest_checkpoint
 from avscenes.training.settings import (
     CHANGEABLE,
     FOLDER_OPTIONS,
@@ -82,8 +82,8 @@ def _resumed(settings: Settings, given: dict[str, Any]) -> Settings:
 
 
 def _check_epochs(settings: Settings) -> None:
-    last = settings.output_dir / "checkpoints" / "last.ckpt"
-    done = load_checkpoint(last)["epoch"] + 1 if last.is_file() else 0
+    start = newest_checkpoint(settings.output_dir / "checkpoints")
+    done = 0 if start is None else start.epochs
     if settings.epochs < done:
         raise UserError(
             f"--epochs is {settings.epochs} but the run has done {done} already; "

@@ -58,7 +58,10 @@ def draw_all(
 def draw_learning_curves(
     path: Path, history: list[dict[str, float]], warmup_epochs: int, name: str
 ) -> None:
-    """Draw each term over the epochs, in training and on held-out pairs."""
+    """Draw each term over the epochs, in training and on held-out pairs.
+
+    The first `warmup_epochs` are shaded; give 0 where no other term joins the contrastive one.
+    """
     epochs = [row["epoch"] + 1 for row in history]
     with style.figure(path, 10.5, 5.6) as figure:
         figure.suptitle(f"Learning curves ({name})", x=0.012, ha="left")
@@ -90,8 +93,9 @@ def draw_learning_curves(
                 axis.axvspan(0.5, end, color="#f0f0f0", zorder=0)
         last = next(axes)
         last.axis("off")
-        handles.append(Rectangle((0, 0), 1, 1, color="#e4e4e4"))
-        labels.append("warm-up, contrastive term alone")
+        if warmup_epochs:
+            handles.append(Rectangle((0, 0), 1, 1, color="#e4e4e4"))
+            labels.append("warm-up, contrastive term alone")
         last.legend(handles, labels, loc="center left", fontsize=10)
 
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from avcontrast import metrics
-from avscenes.files.errors import UserError, reason_of
+from avscenes.files.errors import reason_of
 from avscenes.media.images import IMAGE_SIZE
 from avscenes.media.transforms import FNAC, Transform
-from avscenes.sets.clips import Clip, ClipPairs, Skipped, check_files
+from avscenes.sets.clips import Clip, ClipPairs, Skipped, Unusable, check_files
 from avscenes.sets.labelled import LabelledSet
 
 
@@ -42,7 +42,7 @@ def without_faults(samples: Sequence[Sample]) -> tuple[list[Sample], list[Skippe
     """Return the samples with whole annotations, and what is left out and why.
 
     Raises:
-        UserError: When no sample is left.
+        Unusable: When no sample is left.
     """
     faults = [_fault(sample) for sample in samples]
     skipped = [
@@ -56,10 +56,10 @@ def without_faults(samples: Sequence[Sample]) -> tuple[list[Sample], list[Skippe
     return whole, skipped
 
 
-def nothing_left(count: int, skipped: Sequence[Skipped]) -> UserError:
+def nothing_left(count: int, skipped: Sequence[Skipped]) -> Unusable:
     """Return the error for a test set of which no sample can be used."""
     first = f"; first {skipped[0].clip}: {skipped[0].reason}" if skipped else ""
-    return UserError(f"--test-root: none of the {count} test clips can be used{first}")
+    return Unusable(f"--test-root: none of the {count} test clips can be used{first}", skipped)
 
 
 def labelled_set(
@@ -104,7 +104,7 @@ def annotated_set(
         transform: As in `labelled_set`.
 
     Raises:
-        UserError: When no sample is left.
+        Unusable: When no sample is left.
     """
     whole, skipped = without_faults(samples)
     skipped += check_files("test", [sample.clip for sample in whole], workers, transform)

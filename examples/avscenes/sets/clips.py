@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from avscenes.files.errors import reason_of
+from avscenes.files.errors import UserError, reason_of
 from avscenes.media.audio import SAMPLE_RATE, load_wave
 from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame
 from avscenes.media.specaugment import spec_augment
@@ -44,6 +44,14 @@ class Skipped(NamedTuple):
     split: str
     clip: str
     reason: str
+
+
+class Unusable(UserError):
+    """Too many clips cannot be used; `skipped` has all that are known, and why."""
+
+    def __init__(self, message: str, skipped: Sequence[Skipped]) -> None:
+        super().__init__(message)
+        self.skipped = list(skipped)
 
 
 def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

@@ -9,6 +9,7 @@ odd about a clip that was made, such as a silent sound, is in `notes/ID.txt`.
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avscenes.files.errors import UserError, printable, reason_of
+from avscenes.files.output import no_room, writing_to
 from avscenes.files.whole_files import partial_path, write_table, write_whole
 from avscenes.files.workers import faults_of
 from avscenes.media.videos import encode_jpeg, encode_wav, is_silent, read_frame, read_sound
@@ -209,6 +211,8 @@ def make_clip(job: Job) -> str | None:
             write_whole(job.sound, sound)
     # Decoders raise whatever a broken file makes them trip over.
     except Exception as error:
+        if no_room(error):
+            raise
         return reason_of(error)
     return None
 
@@ -226,7 +230,8 @@ def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summ
         limit: Seconds after which a video is given up.
 
     Raises:
-        UserError: When `videos` holds none, or nothing can be written to `out`.
+        UserError: When `videos` holds none, or nothing can be written to `out`, be it at the start
+            or later on.
     """
     found = find_videos(videos, out)
     jobs, failures = plan(found.videos, out)
@@ -237,26 +242,28 @@ def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summ
     except OSError as error:
         raise UserError(f"OUT: cannot make folders in {out}: {reason_of(error)}") from error
     missing = [job for job in jobs if not (job.frame.exists() and job.sound.exists())]
-    faults: dict[Path, str] = {}
     done = len(jobs) - len(missing)
-    with (
-        closing(faults_of(make_clip, missing, workers, limit)) as results,
-        tqdm(total=len(jobs), initial=done, desc="preparing", unit="video") as bar,
-    ):
-        for job, fault in results:
-            bar.update()
-            if fault is not None:
-                faults[job.video] = fault
-                bar.set_postfix(failed=len(faults), refresh=False)
-    failures += [
-        Failure(printable(job.video), faults[job.video]) for job in missing if job.video in faults
-    ]
-    failures.sort()
-    _write_list(out / "failed.csv", failures)
-    notes = _notes_on(jobs, out)
-    _write_list(out / "notes.csv", notes)
-    _write_list(out / "left.csv", found.left)
-    return Summary(len(missing) - len(faults), done, failures, notes, found.left)
+    made = 0
+    with writing_to(out, "; make room, and the same command goes on where it stopped"):
+        try:
+            with (
+                closing(faults_of(make_clip, missing, workers, limit)) as results,
+                tqdm(total=len(jobs), initial=done, desc="preparing", unit="video") as bar,
+            ):
+                for job, fault in results:
+                    bar.update()
+                    if fault is None:
+                        made += 1
+                        continue
+                    failures.append(Failure(printable(job.video), fault))
+                    bar.set_postfix(failed=len(failures), refresh=False)
+        finally:
+            failures.sort()
+            _keep_failures(out / "failed.csv", failures)
+        notes = _notes_on(jobs, out)
+        _write_list(out / "notes.csv", notes)
+        _write_list(out / "left.csv", found.left)
+    return Summary(made, done, failures, notes, found.left)
 
 
 def _notes_on(jobs: Sequence[Job], out: Path) -> list[Note]:
@@ -268,6 +275,16 @@ def _notes_on(jobs: Sequence[Job], out: Path) -> list[Note]:
         if job.notes.name in noted and job.frame.exists() and job.sound.exists()
         for note in job.notes.read_text("utf-8").splitlines()
     )
+
+
+def _keep_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write the list of failures; where that is not possible, print it."""
+    try:
+        _write_list(path, failures)
+    except OSError:
+        for failure in failures:
+            tqdm.write(f"{failure.video}: {failure.reason}", file=sys.stderr)
+        raise
 
 
 def _write_list(path: Path, rows: Sequence[Failure | Note | Left]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 import avcontrast
 from avcontrast import metrics
 from avscenes.files.whole_files import write_json, write_table, write_whole
+from avscenes.sets.clips import Skipped
 from avscenes.sets.testsets import NamedTests
 from avscenes.testing.figures import all_figures, counts, sample_rows
 from avscenes.testing.run import Tested
 from avscenes.testing.table import describe, table
+
+LEFT_OUT = "left_out.csv"
 
 
 def caption(tests: NamedTests, tested: Tested, checkpoint: Path, epoch: int) -> str:
@@ -37,6 +41,13 @@ def caption(tests: NamedTests, tested: Tested, checkpoint: Path, epoch: int) -> 
     return "\n".join(lines)
 
 
+def write_left_out(folder: Path, skipped: Sequence[Skipped]) -> Path:
+    """Write down which samples have no scores, and why, and return where."""
+    rows = [{"clip": entry.clip, "reason": entry.reason} for entry in skipped]
+    write_table(folder / LEFT_OUT, ["clip", "reason"], rows)
+    return folder / LEFT_OUT
+
+
 def write_results(
     folder: Path, tests: NamedTests, tested: Tested, title: str, about: dict[str, Any]
 ) -> str:
@@ -57,11 +68,10 @@ def write_results(
     text = f"{title}\n\n{table(figures, how.protocol)}"
     rows = sample_rows(tests, tested)
     write_table(folder / "samples.csv", list(rows[0]), rows)
-    lost = [{"clip": entry.clip, "reason": entry.reason} for entry in tested.skipped]
-    if lost:
-        write_table(folder / "left_out.csv", ["clip", "reason"], lost)
+    if tested.skipped:
+        write_left_out(folder, tested.skipped)
     else:
-        (folder / "left_out.csv").unlink(missing_ok=True)  # of an earlier test
+        (folder / LEFT_OUT).unlink(missing_ok=True)  # of an earlier test
     write_whole(folder / "table.txt", f"{text}\n".encode())
     write_json(
         folder / "metrics.json",

@@ -14,11 +14,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avcontrast import functional, metrics
 from avcontrast.metrics.accumulators import MaskMetric
-from avscenes.files.errors import UserError
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps, stretch
 from avscenes.sets.annotated import nothing_left
-from avscenes.sets.clips import Skipped
+from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.readable import Batch, readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
 from avscenes.testing.retrieval import Features
@@ -92,7 +91,8 @@ def run_part(
 ) -> Part:
     """Read, encode and score the part of a process, a batch at a time.
 
-    It ends early when more samples are broken than `whole_test` will allow.
+    When more samples are broken than `whole_test` will allow, it scores no more, but reads on: what
+    else is broken is worth knowing.
     """
     test = tests.labelled
     part = Part([], {}, [])
@@ -102,9 +102,8 @@ def run_part(
         part.broken.extend(
             Skipped("test", tests.names[row], reason) for row, reason in batch.broken
         )
-        if len(tests.skipped) + len(part.broken) > _most_broken(tests, max_missing):
-            break
-        if batch.rows:
+        allowed = len(tests.skipped) + len(part.broken) <= _most_broken(tests, max_missing)
+        if batch.rows and allowed:
             part.batches.append(score_batch(networks, batch, tests, how, part.masks))
     return part._replace(masks={who: metric.cpu() for who, metric in part.masks.items()})
 
@@ -152,15 +151,16 @@ def whole_test(
     """Put the parts of all processes together.
 
     Raises:
-        UserError: When more than `max_missing` of the samples cannot be read, or none with a
+        Unusable: When more than `max_missing` of the samples cannot be read, or none with a
             visible source can.
     """
     skipped = tests.skipped + [entry for part in parts for entry in part.broken]
     count = len(tests.names) + len(tests.skipped)
     if len(skipped) > _most_broken(tests, max_missing):
-        raise UserError(
-            f"--test-root: more of the {count} test clips cannot be used than --max-missing "
-            f"{max_missing:g} allows; first {skipped[0].clip}: {skipped[0].reason}"
+        raise Unusable(
+            f"--test-root: {len(skipped)} of {count} test clips cannot be used, more than "
+            f"--max-missing {max_missing:g}; first {skipped[0].clip}: {skipped[0].reason}",
+            skipped,
         )
     batches = [batch for part in parts for batch in part.batches]
     rows = [row for batch in batches for row in batch.rows]

@@ -14,7 +14,7 @@ from avscenes.files.errors import UserError
 from avscenes.media.transforms import TRANSFORMS
 from avscenes.scenes.scene import make_scenes
 from avscenes.sets.annotated import annotated_set, labelled_set
-from avscenes.sets.clips import ClipPairs, Skipped, check_files, clips_in
+from avscenes.sets.clips import ClipPairs, Skipped, Unusable, check_files, clips_in
 from avscenes.sets.lists import check_layout, read_ids
 from avscenes.sets.loaders import DATA_SEED, PairDataset
 from avscenes.sets.overlap import check_overlap
@@ -62,7 +62,8 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
             second check and keeps the data the same.
 
     Raises:
-        UserError: When folders, lists or annotations are missing, or too many clips are.
+        UserError: When folders, lists or annotations are missing.
+        Unusable: When too many clips are.
     """
     root, train_list = settings.data_root, settings.train_list
     assert root is not None
@@ -71,23 +72,27 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
     transform = TRANSFORMS[settings.transform]
     # Flickr's files may lie side by side.
     check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
-    train_ids = read_ids("--train-list", train_list)
     kind = KINDS[settings.dataset]
-    assert kind.read is not None, "scenes have no files"
-    samples = kind.read(
-        settings.test_size, **{name: getattr(settings, name) for name in kind.needs}
-    )
-
+    train_ids = read_ids("--train-list", train_list)
     # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
     order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
     shuffled = [train_ids[index] for index in order]
     held_out, rest = shuffled[: settings.validation_size], shuffled[settings.validation_size :]
     rest = rest[: settings.train_size]
+    if not rest:
+        raise UserError(
+            f"--validation-size {settings.validation_size} leaves none of the {len(train_ids)} "
+            "clips of --train-list to train on"
+        )
     if settings.batch_size > len(rest):
         raise UserError(
             f"--batch-size {settings.batch_size} is larger than the {len(rest)} clips of "
             f"--train-list that --validation-size {settings.validation_size} leaves to train on"
         )
+    assert kind.read is not None, "scenes have no files"
+    samples = kind.read(
+        settings.test_size, **{name: getattr(settings, name) for name in kind.needs}
+    )
     test_ids = [sample.clip.name for sample in samples]
     check_overlap(train_ids, test_ids, allow=settings.allow_overlap)
 
@@ -111,13 +116,17 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
     validation = _without(skipped, "validation", "--train-list", held_out, settings.max_missing)
     tested = _without(skipped, "test", "--test-list", test_ids, settings.max_missing)
     if settings.batch_size > len(train):
-        raise UserError(
+        raise Unusable(
             f"--batch-size {settings.batch_size} is larger than the {len(train)} readable clips of "
-            "--train-list"
+            "--train-list",
+            skipped,
         )
     if len(validation) < settings.batch_size:
         what = f"--validation-size: {len(validation)} readable clips"
-        check_split(what, len(validation), settings)
+        try:
+            check_split(what, len(validation), settings)
+        except UserError as error:
+            raise Unusable(str(error), skipped) from error
     data = Data(
         train=ClipPairs(clips_in(root, train), settings.seed, transform),
         validation=ClipPairs(clips_in(root, validation), settings.seed, transform),
@@ -138,8 +147,9 @@ def _without(
     left = [clip for clip in clips if clip not in faults]
     if not left or len(faults) > most * len(clips):
         first, reason = next(iter(faults.items()))
-        raise UserError(
+        raise Unusable(
             f"{option}: {len(faults)} of {len(clips)} {split} clips cannot be used, more than "
-            f"--max-missing {most:g}; first {first}: {reason}"
+            f"--max-missing {most:g}; first {first}: {reason}",
+            skipped,
         )
     return left

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,12 +16,49 @@ from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_table, write_whole
+from avscenes.models.weights import read_weights
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU; nothing in it may be code."""
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    """Load a checkpoint onto the CPU; nothing in it may be code.
+
+    Raises:
+        UserError: When it cannot be read.
+    """
+    checkpoint = read_weights("--output-dir", path)
+    if not {"epoch", "state_dict"} <= checkpoint.keys():
+        raise UserError(f"--output-dir: {path} is no checkpoint of train_fnac.py")
+    return checkpoint
+
+
+class Start(NamedTuple):
+    """A checkpoint to go on from, the epochs that are behind it, and why it is not the last."""
+
+    path: Path
+    epochs: int
+    fault: str | None
+
+
+def newest_checkpoint(folder: Path) -> Start | None:
+    """Return the last checkpoint that can be read, or else the best; None when there is neither.
+
+    Raises:
+        UserError: When there is one, and none that can be read.
+    """
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    if not (last.exists() or best.exists()):
+        return None
+    faults: list[str] = []
+    for path in (last, best):
+        try:
+            epochs = load_checkpoint(path)["epoch"] + 1
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            return Start(path, epochs, faults[0] if faults else None)
+    raise UserError(f"{faults[0]}; nor can {best.name} be read: start a new run in another folder")
 
 
 class WholeFileCheckpoints(TorchCheckpointIO):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -15,7 +16,12 @@ from avscenes.training.settings import Settings
 
 
 def start_run(settings: Settings, output: Path, skipped: list[Skipped]) -> None:
-    """Write the settings down, which claims the output folder, and then the clips left out."""
+    """Write down the clips left out, and then the settings, which claim the output folder.
+
+    So a list that lies beside settings is that of their run, and not of one that was stopped.
+    """
+    if settings.dataset != "synthetic":
+        write_skipped(output, skipped)
     stored = settings.model_dump(mode="json")
     versions = {
         "avcontrast": avcontrast.__version__,
@@ -24,6 +30,10 @@ def start_run(settings: Settings, output: Path, skipped: list[Skipped]) -> None:
         "python": platform.python_version(),
     }
     write_json(output / "config.json", {"settings": stored, "versions": versions})
-    if settings.dataset != "synthetic":
-        rows = [entry._asdict() for entry in skipped]
-        write_table(output / "skipped.csv", ["split", "clip", "reason"], rows)
+
+
+def write_skipped(output: Path, skipped: Sequence[Skipped]) -> Path:
+    """Write down which clips cannot be used, and return where."""
+    path = output / "skipped.csv"
+    write_table(path, list(Skipped._fields), [entry._asdict() for entry in skipped])
+    return path

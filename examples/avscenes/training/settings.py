@@ -147,6 +147,16 @@ def read_stored(place: str, config: Path) -> dict[str, Any]:
     return stored
 
 
+def adjacency_weights(settings: Settings) -> tuple[float, float, float]:
+    """Return the weights of the adjacency terms of a run: FNS of audio and of images, and TNE."""
+    fns_audio, fns_visual, tne = LOSSES[settings.loss]
+    return (
+        settings.fns_audio_weight if fns_audio else 0.0,
+        settings.fns_visual_weight if fns_visual else 0.0,
+        settings.tne_weight if tne else 0.0,
+    )
+
+
 def check_split(what: str, size: int, settings: Settings) -> None:
     """Raise `UserError` unless a batch of that size has equal parts for all processes."""
     devices, nodes = settings.devices, settings.num_nodes

@@ -217,10 +217,17 @@ def test_a_resumed_run_gets_longer_where_its_learning_rate_allows(tmp_path):
     store(tmp_path, parse(["--schedule", "constant", "--output-dir", str(tmp_path)]))
     assert parse([*resume, "1"]).epochs == 1
     (tmp_path / "checkpoints").mkdir()
-    torch.save({"epoch": 29}, tmp_path / "checkpoints" / "last.ckpt")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    torch.save({"epoch": 29, "state_dict": {}}, last)
     assert [parse([*resume, more]).epochs for more in ("30", "40", "60")] == [30, 40, 60]
     with pytest.raises(UserError, match=r"^--epochs is 29 but the run has done 30 already; name"):
         parse([*resume, "29"])
+    # What is lost is trained again.
+    torch.save({"epoch": 19, "state_dict": {}}, last.with_name("best.ckpt"))
+    last.write_bytes(b"")
+    assert parse([*resume, "29"]).epochs == 29
+    with pytest.raises(UserError, match=r"^--epochs is 19 but the run has done 20 already; name"):
+        parse([*resume, "19"])
 
 
 def test_preparing_data_does_not_wait_for_torch():
@@ -234,6 +241,24 @@ def test_the_anchor_reaches_the_loss():
     assert train_fnac.build_module(parse(options)).criterion.anchor == "audio"
     assert train_fnac.build_module(parse([*options, "--anchor", "visual"])).criterion.anchor == (
         "visual"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ([], (100, 100, 100)),
+        (["--loss", "nce"], (0, 0, 0)),
+        (["--loss", "fns", "--fns-audio-weight", "5"], (5, 100, 0)),
+        (["--loss", "tne", "--tne-weight", "0"], (0, 0, 0)),
+    ],
+)
+def test_the_weights_reach_the_loss(options, weights):
+    criterion = train_fnac.build_module(parse(options)).criterion
+    assert weights == (
+        criterion.fns_audio_weight,
+        criterion.fns_visual_weight,
+        criterion.tne_weight,
     )
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from set_runs import by_hand, files_of
 from small_sets import write_set
@@ -12,6 +13,12 @@ from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 from avscenes.testing.table import table
 
 HISTORY = [f"{stage}_{term}" for stage in ("train", "validation") for term in pictures._CURVES]
+
+
+def write_history(folder):
+    columns = ["epoch", "learning_rate", "validation_pair_recall_5", *HISTORY]
+    rows = [columns, ["0"] * len(columns)]
+    (folder / "metrics.csv").write_text("".join(f"{','.join(row)}\n" for row in rows))
 
 
 @pytest.fixture
@@ -38,11 +45,24 @@ def test_a_training_is_scored_with_the_votes_of_two(flickr):
     assert "same class" not in printed
 
 
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_a_warm_up_is_shaded_where_there_is_one(flickr, tmp_path, monkeypatch, epochs):
+    tests, tested, _ = flickr
+    write_history(tmp_path)
+    labels, spans = [], []
+    legend, axvspan = Axes.legend, Axes.axvspan
+    monkeypatch.setattr(Axes, "legend", lambda *a, **b: (labels.extend(a[2]), legend(*a, **b))[1])
+    monkeypatch.setattr(Axes, "axvspan", lambda *a, **b: (spans.append(a), axvspan(*a, **b))[1])
+    for other in ("draw_localisation", "draw_gallery", "draw_adjacency"):
+        monkeypatch.setattr(pictures, other, lambda *_: None)
+    pictures.draw_all(tmp_path, tests, tested, name="", warmup_epochs=epochs, temperature=0.03)
+    assert ("warm-up, contrastive term alone" in labels) == bool(epochs)
+    assert bool(spans) == bool(epochs)
+
+
 def test_pictures_of_clips_without_classes(flickr, tmp_path, monkeypatch):
     tests, tested, _ = flickr
-    columns = ["epoch", "learning_rate", "validation_pair_recall_5", *HISTORY]
-    rows = [columns, ["0"] * len(columns)]
-    (tmp_path / "metrics.csv").write_text("".join(f"{','.join(row)}\n" for row in rows))
+    write_history(tmp_path)
     titles = []
     suptitle = Figure.suptitle
     monkeypatch.setattr(

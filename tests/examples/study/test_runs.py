@@ -13,7 +13,7 @@ import torch
 from false_negative_study import main
 
 from avscenes.files.errors import UserError
-from avstudy import report, rows, runner, tables
+from avstudy import data, report, rows, runner, tables
 from avstudy.effects import Stage
 from avstudy.plan import QUICK, STUDY, Setting, read_plan
 
@@ -114,6 +114,25 @@ def test_a_result_of_other_settings_is_not_taken(finished, tmp_path, capsys):
     assert json.loads(path.read_text())["run"]["temperature"] == 0.5
 
 
+@pytest.mark.parametrize("content", ["", '{"run"', "{}", "[]"])
+def test_a_torn_result_is_named(tmp_path, content):
+    run = read_plan(QUICK).runs[0]
+    path = runner.result_path(tmp_path, run)
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"\.json is no whole result; remove the file"):
+        runner.read_result(tmp_path, run)
+
+
+def test_a_torn_file_of_scenes_is_named(tmp_path):
+    design = Setting(**read_plan(QUICK).runs[0].data._asdict()).design
+    data.scenes(tmp_path, 0, "test", 4, design)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:1_000])
+    with pytest.raises(UserError, match=f"^--output-dir: cannot read {path}: "):
+        data.scenes(tmp_path, 0, "test", 4, design)
+
+
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
     first, second, *_ = read_plan(QUICK).runs
     broken = first._replace(method="broken", loss=first.loss._replace(anchor="nobody"))
@@ -149,6 +168,23 @@ def test_an_interrupted_study_keeps_what_it_has(monkeypatch, tmp_path, capsys):
     first = read_plan(QUICK).runs[0]
     assert [row["method"] for row in read(tmp_path / "runs.csv")] == [first.method]
     assert runner.read_result(tmp_path, first) is not None
+
+
+def test_a_full_disk_ends_the_study_in_one_line(monkeypatch, tmp_path, capsys):
+    def here(function, tasks, count, limit):
+        yield from ((task, function(task)) for task in tasks)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner, "faults_of", here)
+    monkeypatch.setattr(runner, "execute", lambda task: {})
+    monkeypatch.setattr(runner, "write_json", full)
+    assert main(["--quick", "--output-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"false_negative_study.py: error: cannot write to {tmp_path}: No space left on device; "
+        "make room, and the same command goes on from here"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-from argparse import Namespace
-
 import pytest
 import torch
 from small_sets import write_set
 
-from avscenes.files.errors import UserError
+from avscenes.sets.clips import Unusable
 from avscenes.sets.testsets import read_tests
+from avscenes.testing import run
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 
 
@@ -13,7 +12,7 @@ from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 def test_parts_with_broken_samples_are_one_test(dataset, tmp_path, encoders):
     options, names, broken = write_set(dataset, tmp_path)
     named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    tests = read_tests(Namespace(dataset=dataset, test_size=None, **named))
+    tests = read_tests(dataset, None, named)
     how = Conditions(dataset, "slavc-test")
 
     def tested(world, max_missing):
@@ -37,5 +36,22 @@ def test_parts_with_broken_samples_are_one_test(dataset, tmp_path, encoders):
     assert bool(alone.f_scores) == (dataset == "avsbench-ms3")
     first = alone.skipped[0].clip
     for world in (1, 3):
-        with pytest.raises(UserError, match=f"than --max-missing 0 allows; first {first}: "):
+        with pytest.raises(Unusable, match=f"than --max-missing 0; first {first}: ") as error:
             tested(world, 0)
+        assert error.value.skipped == alone.skipped
+
+
+def test_no_more_is_scored_than_is_of_use(tmp_path, encoders, monkeypatch):
+    options, names, broken = write_set("vggsound", tmp_path)
+    named = {key[2:].replace("-", "_"): path for key, path in options.items()}
+    tests = read_tests("vggsound", None, named)
+    scored = []
+    monkeypatch.setattr(run, "score_batch", lambda networks, batch, *_: scored.append(batch.rows))
+    how = Conditions("vggsound", "slavc-test")
+    limits = {"batch_size": 1, "workers": 0}
+    run_part(Networks(*encoders), tests, how, **limits, max_missing=1)
+    assert len(scored) == len(names)
+    scored.clear()
+    part = run_part(Networks(*encoders), tests, how, **limits, max_missing=0)
+    assert len(scored) < len(names)
+    assert len(tests.skipped) + len(part.broken) == len(broken)
