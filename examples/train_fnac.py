@@ -64,7 +64,7 @@ from avscenes.training.records import (
     newest_checkpoint,
 )
 from avscenes.training.run_folder import start_run, write_skipped
-from avscenes.training.settings import Settings, adjacency_weights
+from avscenes.training.settings import Settings, adjacency_weights, has_warmup
 
 WARM_START_OBJECTS = 1_536
 TWO_OBJECTS = (
@@ -90,6 +90,8 @@ def build_module(settings: Settings) -> LocalisationModule:
         tne_weight=tne,
         threshold=settings.threshold,
         anchor=settings.anchor,
+        elimination="both" if settings.loss == "elimination" else "none",
+        elimination_level=settings.elimination_level,
         gather_distributed=True,
     )
     return LocalisationModule(visual, audio, criterion, settings)
@@ -239,7 +241,7 @@ def finish(
         tests,
         tested,
         name=f"{settings.dataset}, {settings.loss}, seed {settings.seed}",
-        warmup_epochs=settings.warmup_epochs if any(adjacency_weights(settings)) else 0,
+        warmup_epochs=settings.warmup_epochs if has_warmup(settings) else 0,
         temperature=settings.temperature,
     )
     epoch = checkpoint["epoch"] + 1

@@ -457,13 +457,27 @@ def test_test_clips_that_break_during_the_training_are_listed(breaking, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loss", "epochs"), [("nce", 0), ("fnac", 2)])
+@pytest.mark.parametrize(("loss", "epochs"), [("nce", 0), ("fnac", 2), ("elimination", 2)])
 def test_a_warm_up_is_drawn_where_a_term_joins(tmp_path, monkeypatch, loss, epochs):
     drawn = []
     monkeypatch.setattr(train_fnac, "draw_all", lambda *_, **named: drawn.append(named))
     options = ["--loss", loss, "--epochs", "1", "--output-dir", str(tmp_path / "run")]
     assert train_fnac.main([*TINY, *options]) == 0
     assert [named["warmup_epochs"] for named in drawn] == [epochs]
+
+
+@pytest.mark.slow
+def test_likely_false_negatives_are_left_out_after_the_warm_up(tmp_path):
+    rows = {}
+    for loss in ("nce", "elimination"):
+        folder = tmp_path / loss
+        options = [*TINY, "--epochs", "3", "--elimination-level", "0.2", "--loss", loss]
+        assert train_fnac.main([*options, "--output-dir", str(folder)]) == 0
+        rows[loss] = read_rows(folder / "metrics.csv")
+    for plain, ours in zip(rows["nce"][:2], rows["elimination"][:2], strict=True):
+        assert ours["train_info_nce"] == plain["train_info_nce"]
+    assert float(rows["elimination"][2]["train_info_nce"]) < float(rows["nce"][2]["train_info_nce"])
+    assert [row["regularization"] for row in rows["elimination"]] == ["0.0", "0.0", "1.0"]
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class LocalisationModule(LightningModule):
             wrapped.register_comm_hook(None, lambda _, bucket: average_in_order(bucket.buffer()))
 
     def regularization(self) -> float:
-        """Return the strength of the adjacency terms in this epoch."""
+        """Return the strength of what comes after the warm-up in this epoch."""
         return schedules.warmup(self.current_epoch, start=self.settings.warmup_epochs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
@@ -63,7 +63,10 @@ class LocalisationModule(LightningModule):
         images, spectrograms = batch
         strength = self.regularization()
         parts = self.criterion.components(
-            self.visual(images), self.audio(spectrograms), regularization=strength
+            self.visual(images),
+            self.audio(spectrograms),
+            regularization=strength,
+            eliminate=strength > 0,
         )
         self._log_terms("train", parts, len(images))
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -74,7 +77,8 @@ class LocalisationModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Log the terms of a held-out batch; a warm-up does not change what they mean."""
         visual, audio = self.visual(batch[0]), self.audio(batch[1])
-        self._log_terms("validation", self.criterion.components(visual, audio), len(audio))
+        parts = self.criterion.components(visual, audio, eliminate=False)
+        self._log_terms("validation", parts, len(audio))
         self._validation.append((visual, audio))
 
     def on_validation_epoch_end(self) -> None:

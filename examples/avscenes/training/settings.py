@@ -14,6 +14,7 @@ from avscenes.files.strict import (
     Count,
     File,
     OneOf,
+    Portion,
     Positive,
     Share,
     Whole,
@@ -31,6 +32,8 @@ LOSSES = {
     "fns": (True, True, False),
     "tne": (False, False, True),
     "fnac": (True, True, True),
+    # Likely false negatives are left out of the contrastive term instead.
+    "elimination": (False, False, False),
 }
 FOLDER_OPTIONS = ("data_root", "train_list", "test_root", "test_list", "annotations")
 # These do not change what is to be learned; a run may go on with other ones.
@@ -91,7 +94,12 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
         "visual", "whose rows the adjacencies are compared with in false-negative suppression"
     )
     threshold: Share = option(0.6, "of the localised region in true-negative enhancement")
-    warmup_epochs: Whole = either(10, 5, "epochs with the contrastive term alone")
+    elimination_level: Portion = option(
+        0.5, "how nearly as well as the own pair what is left out has to match"
+    )
+    warmup_epochs: Whole = either(
+        10, 5, "epochs with the contrastive term alone, of which nothing is left out"
+    )
 
     encoder: Literal["small", "resnet18"] = either("small", "resnet18", "both encoders")
     norm: Annotated[str, OneOf(NORMS)] = option("batch", "normalisation in the encoders")
@@ -155,6 +163,12 @@ def adjacency_weights(settings: Settings) -> tuple[float, float, float]:
         settings.fns_visual_weight if fns_visual else 0.0,
         settings.tne_weight if tne else 0.0,
     )
+
+
+def has_warmup(settings: Settings) -> bool:
+    """Return whether something is switched on after the first epochs of a run."""
+    later = any(adjacency_weights(settings)) or settings.loss == "elimination"
+    return later and settings.warmup_epochs > 0
 
 
 def check_split(what: str, size: int, settings: Settings) -> None:
