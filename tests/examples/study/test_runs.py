@@ -16,7 +16,7 @@ from avscenes.files.errors import UserError
 from avstudy import report, rows, runner, tables
 from avstudy.plan import QUICK, STUDY, Setting, read_plan
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "false_negative_study.py"
 PUBLISHED = ROOT / "docs" / "evidence"
 

@@ -22,7 +22,7 @@ from avscenes.sets.scene_pairs import SceneDataset, scene_test_set
 from avscenes.testing import evaluation
 from avscenes.training.processes import SameData, average_in_order, check_launcher
 
-RECORDER = Path(__file__).parent / "step_recorder.py"
+RECORDER = Path(__file__).parents[1] / "step_recorder.py"
 # Neither the training pairs nor the test pairs divide. In double precision, because rounding is
 # what runs on different numbers of processes differ by, and Adam makes it large in its first steps.
 OPTIONS = [
