@@ -22,6 +22,8 @@ WITHOUT_A_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://
 LOADING_TAGS = {"script", "img", "source", "iframe", "embed", "video", "audio"}
 LOADING_LINKS = {"stylesheet", "icon", "preload", "preconnect", "manifest"}
 
+pytestmark = pytest.mark.xdist_group("docs")  # share the pages
+
 for name in ("sphinx", "furo", "myst_parser", "yaml"):
     pytest.importorskip(name, reason="the docs need the extra 'docs'")
 

@@ -41,6 +41,7 @@ FILES = {
 }
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
 pytestmark = [
+    pytest.mark.xdist_group("train_fnac"),  # share a finished run
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]

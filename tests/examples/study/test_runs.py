@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "false_negative_study.py"
 PUBLISHED = ROOT / "docs" / "evidence"
 
+pytestmark = pytest.mark.xdist_group("study")  # share a finished study
+
 
 def study(*arguments):
     return subprocess.run(

@@ -23,6 +23,8 @@ from avscenes.testing import evaluation
 from avscenes.training.processes import SameData, average_in_order, check_launcher
 
 RECORDER = Path(__file__).parents[1] / "step_recorder.py"
+# One after the other, and on the one worker that has trained what they are compared with.
+together = pytest.mark.xdist_group("processes")
 # Neither the training pairs nor the test pairs divide. In double precision, because rounding is
 # what runs on different numbers of processes differ by, and Adam makes it large in its first steps.
 OPTIONS = [
@@ -99,6 +101,7 @@ def assert_same_run(output, other, processes):
     assert read_metrics(output) == pytest.approx(read_metrics(other), rel=1e-5)
 
 
+@together
 @pytest.mark.dist
 @pytest.mark.slow
 def test_two_processes_of_lightning_are_one_run(alone, pair):
@@ -112,6 +115,7 @@ def test_two_processes_of_lightning_are_one_run(alone, pair):
     assert "deprecated" not in result.stderr
 
 
+@together
 @pytest.mark.dist
 @pytest.mark.slow
 def test_four_processes_of_torchrun_are_one_run(alone, tmp_path):
@@ -120,6 +124,7 @@ def test_four_processes_of_torchrun_are_one_run(alone, tmp_path):
     assert_same_run(output, alone, 4)
 
 
+@together
 @pytest.mark.dist
 @pytest.mark.slow
 def test_a_run_that_loses_a_process_goes_on_to_the_same_end(pair, tmp_path):
