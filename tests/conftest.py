@@ -7,6 +7,21 @@ import signal
 import tempfile
 
 import torch
+from xdist.scheduler import LoadScopeScheduling
+
+# Which tests go to the same worker: those that share what takes long to make, and, one after the
+# other, those that start several processes. All others go one by one to whichever worker is free.
+TOGETHER = {
+    "tests/test_distributed.py": "processes",
+    "tests/test_distributed_benchmark.py": "processes",
+    "tests/test_metrics_accumulators.py": "processes",
+    "tests/test_triton_use.py": "processes",
+    "tests/examples/training/test_processes.py": "processes",
+    "tests/examples/study/test_runs.py": "study",
+    "tests/examples/test_evaluate.py": "evaluation",
+    "tests/examples/test_train_fnac.py": "training",
+    "tests/test_docs.py": "pages",
+}
 
 # Without a GPU the kernels run in Triton's interpreter. Triton looks when it is imported.
 if not torch.cuda.is_available():
@@ -29,3 +44,14 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
         config.add_cleanup(folder.cleanup)
+
+
+class Scheduling(LoadScopeScheduling):
+    """Hands out what is in `TOGETHER` first, the groups with most tests before the others."""
+
+    def _split_scope(self, nodeid):
+        return TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)

@@ -36,7 +36,7 @@ from processes import (
 
 from avcontrast import InfoNCE
 
-pytestmark = [pytest.mark.dist, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.dist
 
 BACKENDS = ("dense", "blockwise")
 CASES = {

@@ -22,8 +22,6 @@ WITHOUT_A_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://
 LOADING_TAGS = {"script", "img", "source", "iframe", "embed", "video", "audio"}
 LOADING_LINKS = {"stylesheet", "icon", "preload", "preconnect", "manifest"}
 
-pytestmark = pytest.mark.xdist_group("docs")  # share the pages
-
 for name in ("sphinx", "furo", "myst_parser", "yaml"):
     pytest.importorskip(name, reason="the docs need the extra 'docs'")
 
@@ -35,7 +33,7 @@ def sphinx_build(builder: str, source: Path, output: Path) -> subprocess.Complet
         [*command, str(source), str(output)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env={**os.environ, **WITHOUT_A_NETWORK},
     )
 

@@ -197,7 +197,6 @@ def cluster():
 
 
 @pytest.mark.dist
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("sizes", [(12, 11), (4, 19), (23, 0), (0, 23)])
 @pytest.mark.parametrize("name", METRICS)
 def test_processes_give_the_figures_of_the_whole(cluster, name, sizes):
@@ -208,7 +207,6 @@ def test_processes_give_the_figures_of_the_whole(cluster, name, sizes):
 
 
 @pytest.mark.dist
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("name", METRICS)
 def test_processes_go_on_after_compute(cluster, name):
     metric = METRICS[name]()
@@ -219,7 +217,6 @@ def test_processes_go_on_after_compute(cluster, name):
 
 
 @pytest.mark.dist
-@pytest.mark.xdist_group("processes")
 def test_the_comparison_of_processes_can_fail(cluster):
     expected = fill(LocalizationMetric(), samples("LocalizationMetric"), 23).compute()
     results = cluster.run(shared_metric, "LocalizationMetric", (10, 12))

@@ -123,7 +123,6 @@ def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch)
 
 
 @pytest.mark.dist
-@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(DEVICE == "cuda", reason="needs gloo and the interpreter")
 @pytest.mark.parametrize(
     ("backend", "options"),

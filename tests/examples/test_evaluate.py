@@ -21,7 +21,6 @@ from avscenes.testing.scoring import score
 
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
 pytestmark = [
-    pytest.mark.xdist_group("evaluate"),  # share a trained run
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]

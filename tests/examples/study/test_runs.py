@@ -20,15 +20,13 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "false_negative_study.py"
 PUBLISHED = ROOT / "docs" / "evidence"
 
-pytestmark = pytest.mark.xdist_group("study")  # share a finished study
-
 
 def study(*arguments):
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
 

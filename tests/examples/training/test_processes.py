@@ -23,8 +23,6 @@ from avscenes.testing import evaluation
 from avscenes.training.processes import SameData, average_in_order, check_launcher
 
 RECORDER = Path(__file__).parents[1] / "step_recorder.py"
-# One after the other, and on the one worker that has trained what they are compared with.
-together = pytest.mark.xdist_group("processes")
 # Neither the training pairs nor the test pairs divide. In double precision, because rounding is
 # what runs on different numbers of processes differ by, and Adam makes it large in its first steps.
 OPTIONS = [
@@ -55,7 +53,7 @@ def complete(output, *options, torchrun=0):
         command(output, *options, torchrun=torchrun),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env=ENVIRONMENT,
     )
     assert result.returncode == 0, result.stderr
@@ -101,7 +99,6 @@ def assert_same_run(output, other, processes):
     assert read_metrics(output) == pytest.approx(read_metrics(other), rel=1e-5)
 
 
-@together
 @pytest.mark.dist
 @pytest.mark.slow
 def test_two_processes_of_lightning_are_one_run(alone, pair):
@@ -115,7 +112,6 @@ def test_two_processes_of_lightning_are_one_run(alone, pair):
     assert "deprecated" not in result.stderr
 
 
-@together
 @pytest.mark.dist
 @pytest.mark.slow
 def test_four_processes_of_torchrun_are_one_run(alone, tmp_path):
@@ -124,7 +120,6 @@ def test_four_processes_of_torchrun_are_one_run(alone, tmp_path):
     assert_same_run(output, alone, 4)
 
 
-@together
 @pytest.mark.dist
 @pytest.mark.slow
 def test_a_run_that_loses_a_process_goes_on_to_the_same_end(pair, tmp_path):
@@ -134,13 +129,13 @@ def test_a_run_that_loses_a_process_goes_on_to_the_same_end(pair, tmp_path):
         process = subprocess.Popen(
             command(output, *OPTIONS, "--devices", "2"), stdout=log, stderr=log, env=ENVIRONMENT
         )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 1200
     while not ((output / "metrics.csv").exists() and len(read_rows(output)) >= 2):
         assert process.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=300) != 0
     assert len(read_rows(output)) < 4
     assert not (output / "metrics.json").exists()
 
