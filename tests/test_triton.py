@@ -27,7 +27,7 @@ TOLD_APART = {
 
 
 @pytest.fixture(autouse=True)
-def precision():
+def restored_precision():
     """Let each test set the global precision of products."""
     before = torch.get_float32_matmul_precision()
     yield
@@ -62,7 +62,7 @@ def test_as_exact_as_fp32(case, store):
 def test_ignored_pairs(case, store):
     """Among them a whole tile, and all of a row but its positive."""
     visual, audio = features(20)
-    ignore = torch.rand(20, 20, generator=torch.Generator().manual_seed(0)) < 0.3
+    ignore = torch.rand(20, 20, generator=torch.Generator().manual_seed(1)) < 0.3
     ignore[16:, :16] = True
     ignore[3] = True
     ignore = ignore.fill_diagonal_(False).to(DEVICE)
@@ -149,13 +149,13 @@ def test_precision_follows_dtypes_autocast_and_the_global_setting():
 
 @functools.cache
 def results_of_contiguous(dtype):
-    return results(kernels, *features(8, 32, (4, 4), dtype=dtype), CASES["all terms"])
+    return results(kernels, *features(4, 32, (4, 4), dtype=dtype), CASES["all terms"])
 
 
 @pytest.mark.parametrize("layout", ["channels last", "sliced", "transposed", "positions apart"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_layouts(layout, dtype):
-    visual, audio = features(8, 32, (4, 4), dtype=dtype)
+    visual, audio = features(4, 32, (4, 4), dtype=dtype)
     if layout == "channels last":
         visual = visual.contiguous(memory_format=torch.channels_last)
     elif layout == "sliced":
