@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import avcontrast
 
-SECONDS = 120
+SECONDS = 300
+"""How long processes may take on a busy machine, and wait for one that is lost."""
 
 
 class Cluster:
@@ -66,7 +67,7 @@ class Cluster:
         for task in self.tasks:
             task.put(None)
         for process in self.processes:
-            process.join(timeout=20)
+            process.join(timeout=60)
             process.kill()
         self.folder.cleanup()
 

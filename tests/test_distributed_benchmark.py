@@ -90,7 +90,7 @@ def test_a_collective_too_many_fails_the_run(results, tmp_path):
         env={**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
     )
     assert finished.returncode != 0
     columns_twice = (4 * (6 * 96 + 11 * 12 + 6 * 12 + 16) + 2 * 1024) // 2

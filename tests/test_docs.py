@@ -33,7 +33,7 @@ def sphinx_build(builder: str, source: Path, output: Path) -> subprocess.Complet
         [*command, str(source), str(output)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env={**os.environ, **WITHOUT_A_NETWORK},
     )
 

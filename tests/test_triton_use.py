@@ -28,12 +28,13 @@ from avcontrast.ops.triton import (  # noqa: E402
 )
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
+AUDIO_ANCHOR = {"anchor": "audio", "mask": "soft"}
 LAUNCHING = (operands, logits, matrices, products, backward)
 
 
 @pytest.mark.parametrize("store", [True, False], ids=["store", "stream"])
 def test_opcheck(store):
-    visual, audio = (x.requires_grad_() for x in features(5, 16, (2, 2)))
+    visual, audio = (x.requires_grad_() for x in features(3, 16, (2, 2)))
     tau = torch.tensor(0.1, device=DEVICE, requires_grad=True)
     terms, *options = Settings(TERMS, mask="soft")
     arguments = (visual, audio, tau, None, " ".join(terms), *options, *ALONE, "split", store, True)
@@ -52,7 +53,7 @@ def any_device(monkeypatch):
 @pytest.mark.parametrize("backend", ["triton", "triton-stream"])
 @pytest.mark.parametrize("loss_class", [FNACLoss, InfoNCE])
 def test_losses_by_name(loss_class, backend):
-    visual, audio = (x.requires_grad_() for x in features(18))
+    visual, audio = (x.requires_grad_() for x in features(5))
     found = loss_class(backend=backend)(visual, audio)
     wanted = loss_class(backend="dense")(visual, audio)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
@@ -72,10 +73,10 @@ def test_compiled_equals_eager(backend, monkeypatch):
     card = SimpleNamespace(total_memory=2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr(ops, "SMALL_MAP_ELEMENTS", 0)
-    assert ops.select_backend(backend, *features(18)) == "triton"
+    assert ops.select_backend(backend, *features(5)) == "triton"
     criterion = FNACLoss(backend=backend)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager", dynamic=True)
-    for b in (18, 17):
+    for b in (5, 4):
         visual, audio = (x.requires_grad_() for x in features(b))
         found, wanted = compiled(visual, audio), criterion(visual, audio)
         assert torch.equal(found, wanted)
@@ -123,8 +124,15 @@ def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch)
 
 @pytest.mark.dist
 @pytest.mark.skipif(DEVICE == "cuda", reason="needs gloo and the interpreter")
-@pytest.mark.parametrize("options", [{}, {"anchor": "audio", "mask": "soft"}], ids=["", "audio"])
-@pytest.mark.parametrize("backend", ["triton", "triton-stream"])
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        pytest.param("triton", {}, id="triton"),
+        pytest.param("triton", AUDIO_ANCHOR, id="triton, audio", marks=pytest.mark.slow),
+        pytest.param("triton-stream", {}, id="triton-stream", marks=pytest.mark.slow),
+        pytest.param("triton-stream", AUDIO_ANCHOR, id="triton-stream, audio"),
+    ],
+)
 def test_processes_share_a_batch(cluster, backend, options):
     pairs = 34
     found = cluster.run(kernels_step, backend, options, pairs)

@@ -67,9 +67,10 @@ def test_a_job_that_comes_twice_runs_once(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["time", "parallel", "memory"])
 def test_limits_below_one_are_one_line(tmp_path, capsys, name):
     arguments = ["--quick", "--cluster", "local", f"--cluster-{name}", "0"]
-    assert main([*arguments, "--output-dir", str(tmp_path)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--output-dir", str(tmp_path)])
     printed = capsys.readouterr().err
-    assert printed.endswith(f"error: --cluster-{name} must be at least 1, got 0\n")
+    assert printed.endswith(f"--cluster-{name}: must be a whole number of at least 1, got '0'\n")
 
 
 def test_what_is_not_installed_is_one_line(monkeypatch, tmp_path):
