@@ -143,7 +143,7 @@ def test_a_recipe_extends_a_shipped_one_or_a_file_beside_it(tmp_path):
         ('lr = "fast"', "lr: must be a number above 0, got 'fast'"),
         (
             'loss = "clip"',
-            "loss: must be 'nce', 'fns-audio', 'fns-visual', 'fns', 'tne' or ",
+            "loss: must be 'nce', 'fns-audio', 'fns-visual', 'fns', 'tne', 'fnac' or ",
         ),
         ('transform = "lvs"', "transform: must be 'fnac', 'fnac-released', 'ez-vsl' or 'slavc'"),
         ("lr = [1]", "lr: must be a number above 0, got [1]"),
