@@ -90,7 +90,7 @@ def soft_targets(
     match = max_similarity(visual, audio)
     with torch.no_grad():
         itself = torch.eye(len(match), dtype=match.dtype, device=match.device)
-        images = F.normalize(visual, dim=1).unflatten(1, (-1, 1)).flatten(2).mean(dim=2)
+        images = F.normalize(visual, dim=1).reshape(*visual.shape[:2], -1).mean(dim=2)
         likenesses = [unit @ unit.T for unit in (F.normalize(x, dim=1) for x in (images, audio))]
         targets = [
             (1 - share) * itself

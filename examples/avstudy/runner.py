@@ -20,7 +20,8 @@ from avscenes.files.errors import UserError
 from avscenes.files.whole_files import write_json
 from avscenes.files.workers import faults_of
 from avstudy import cluster, data, measures, training
-from avstudy.plan import Run
+from avstudy.plan import Method, Run
+from avstudy.recordings import Recordings
 
 # What is changed about the machine: threads, and environment variables of new processes.
 CONDITIONS: dict[str, tuple[int, dict[str, str]]] = {
@@ -41,11 +42,12 @@ _LIMIT = 3_600.0  # seconds that no run should take
 
 
 class Task(NamedTuple):
-    """A run, where its result goes, and the version of the plan."""
+    """A run, where its result goes, the version of the plan, and what digits are spoken by."""
 
     run: Run
     folder: Path
     digest: str
+    recordings: Recordings | None = None
 
 
 def result_path(folder: Path, run: Run) -> Path:
@@ -56,6 +58,8 @@ def result_path(folder: Path, run: Run) -> Path:
 def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
     """Return the result of a run, or None if it has not been run.
 
+    What it does not say of its method, because there was no such thing then, is the default.
+
     Raises:
         UserError: When what is there was run with other settings.
     """
@@ -63,7 +67,8 @@ def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found, asked = result["run"], described(run)
+    asked = described(run)
+    found = result["run"] = {**Method._field_defaults, **result["run"]}
     different = [name for name in asked if found.get(name) != asked[name]]
     if different:
         name = different[0]
@@ -80,6 +85,7 @@ def run_all(
     jobs: int,
     digest: str,
     machines: cluster.Cluster | None = None,
+    recordings: Recordings | None = None,
 ) -> None:
     """Run what has no result yet, several at a time, and write each result as soon as it is there.
 
@@ -89,6 +95,7 @@ def run_all(
         jobs: How many run side by side on this machine.
         digest: Version of the plan.
         machines: Where they run instead.
+        recordings: For plans of digits.
 
     Raises:
         UserError: When a run fails; the others are finished first.
@@ -98,7 +105,9 @@ def run_all(
     with tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", disable=None) as bar:
         for condition in dict.fromkeys(run.condition for run in left):
             threads, variables = CONDITIONS[condition]
-            tasks = [Task(run, folder, digest) for run in left if run.condition == condition]
+            tasks = [
+                Task(run, folder, digest, recordings) for run in left if run.condition == condition
+            ]
             with _environment({**variables, "PYTHONPATH": _import_path()}):
                 if machines is None:
                     done = faults_of(_finish, tasks, max(1, jobs // threads), _LIMIT)
@@ -155,8 +164,7 @@ def execute(task: Task) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     # What a condition changes, it changes of the warm start too.
     cache = task.folder / "cache" / run.condition
-    scenes = data.scenes(cache, run.seed, "train", setting.train_size, setting.design)
-    test = data.scenes(cache, run.test_seed, "test", setting.test_size, setting.design)
+    scenes, test = data.sets_of(run, cache, task.recordings)
     encoders = training.build(run, cache)
     every = max(1, setting.epochs // _READS)
     curve, seconds, started = [], 0.0, time.process_time()
@@ -164,12 +172,16 @@ def execute(task: Task) -> dict[str, Any]:
         seconds += time.process_time() - started
         if epoch % every == 0 or epoch == setting.epochs:
             features = measures.encode(encoders, test)
-            curve.append({"epoch": epoch, **measures.main_measures(features, test)})
+            left_out = measures.elimination(run, encoders, scenes)
+            curve.append({"epoch": epoch, **measures.main_measures(features, test), **left_out})
         started = time.process_time()
     features = measures.encode(encoders, test)
     return {
         "run": described(run),
-        "measures": measures.all_measures(features, test),
+        "measures": {
+            **measures.all_measures(features, test),
+            **measures.elimination(run, encoders, scenes),
+        },
         "curve": curve,
         "one_class": measures.one_class_matrix(features, test),
         "cost": {
@@ -178,6 +190,7 @@ def execute(task: Task) -> dict[str, Any]:
         },
         "made_by": {
             "plan": task.digest,
+            **({"recordings": task.recordings.digest} if task.recordings else {}),
             "avcontrast": avcontrast.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
