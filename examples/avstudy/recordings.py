@@ -73,9 +73,10 @@ def _files(folder: Path) -> list[Path]:
     files = sorted(path for path in inside.iterdir() if not path.name.startswith("."))
     wrong = [path.name for path in files if _NAME.fullmatch(path.name) is None]
     if wrong:
+        more = f", nor are {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(
-            f"--recordings: {inside / wrong[0]} is not named {{digit}}_{{speaker}}_{{number}}.wav; "
-            f"nor are {len(wrong) - 1} others"
+            f"--recordings: {inside / wrong[0]} is not named {{digit}}_{{speaker}}_{{number}}.wav"
+            f"{more}"
         )
     return files
 

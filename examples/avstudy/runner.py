@@ -55,13 +55,15 @@ def result_path(folder: Path, run: Run) -> Path:
     return folder / "runs" / run.stage / f"{run.name}.json"
 
 
-def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
+def read_result(
+    folder: Path, run: Run, recordings: Recordings | None = None
+) -> dict[str, Any] | None:
     """Return the result of a run, or None if it has not been run.
 
     What it does not say of its method, because there was no such thing then, is the default.
 
     Raises:
-        UserError: When what is there was run with other settings.
+        UserError: When what is there was run with other settings, or other recordings than these.
     """
     path = result_path(folder, run)
     if not path.is_file():
@@ -69,11 +71,15 @@ def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     asked = described(run)
     found = result["run"] = {**Method._field_defaults, **result["run"]}
+    if recordings is not None:
+        asked = {**asked, "recordings": recordings.digest}
+        found = {**found, "recordings": result["made_by"].get("recordings")}
     different = [name for name in asked if found.get(name) != asked[name]]
     if different:
         name = different[0]
+        says = "these are" if name == "recordings" else "the plan says"
         raise UserError(
-            f"{path} was run with {name} {found.get(name)}, the plan says {asked[name]}; "
+            f"{path} was run with {name} {found.get(name)}, {says} {asked[name]}; "
             "name another --output-dir, or remove the file to run it again"
         )
     return result
@@ -100,7 +106,7 @@ def run_all(
     Raises:
         UserError: When a run fails; the others are finished first.
     """
-    left = [run for run in runs if read_result(folder, run) is None]
+    left = [run for run in runs if read_result(folder, run, recordings) is None]
     failures = []
     with tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", disable=None) as bar:
         for condition in dict.fromkeys(run.condition for run in left):
@@ -150,7 +156,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def _finish(task: Task) -> str | None:
     try:
         # A cluster may start a job a second time.
-        if read_result(task.folder, task.run) is None:
+        if read_result(task.folder, task.run, task.recordings) is None:
             write_json(result_path(task.folder, task.run), execute(task))
     except Exception as error:  # whatever it is, the other runs go on
         return f"{type(error).__name__}: {error}"

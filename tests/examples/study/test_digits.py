@@ -1,6 +1,7 @@
 """Scenes of written and spoken digits, with beeps for recordings."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,17 @@ def test_a_run_of_elimination_says_what_it_left_out(tmp_path, spoken):
         assert {"left_out_same_class", "left_out_shown"} < {*point}
 
 
+def test_a_result_of_other_recordings_is_not_taken(tmp_path, spoken):
+    run = PLAN.runs[0]
+    path = runner.result_path(tmp_path, run)
+    path.parent.mkdir(parents=True)
+    made_by = {"recordings": spoken.digest}
+    path.write_text(json.dumps({"run": runner.described(run), "made_by": made_by}))
+    assert runner.read_result(tmp_path, run, spoken) is not None
+    with pytest.raises(UserError, match=rf"recordings {spoken.digest}, these are other; name"):
+        runner.read_result(tmp_path, run, spoken._replace(digest="other"))
+
+
 def test_every_field_of_a_digit_setting_is_written_down():
     for path in (DIGITS, QUICK_DIGITS):
         assert all(f"\n{name} = " in path.read_text() for name in DigitSetting._fields)
@@ -213,11 +225,18 @@ def with_file(name, wave=None, rate=RATE):
     return make
 
 
+def with_other_names(folder):
+    record(folder)
+    for name in ("b.wav", "c.wav"):
+        (folder / "recordings" / name).touch()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (empty, r"there is no folder .*spoken/recordings$"),
-        (with_file("README.md"), r"README\.md is not named \{digit\}_\{speaker\}_\{number\}\.wav"),
+        (with_file("README.md"), r"README\.md is not named \{digit\}_\{speaker\}_\{number\}\.wav$"),
+        (with_other_names, r"b\.wav is not named \{digit\}.*\.wav, nor are 1 more$"),
         (with_file("5_nobody_10.wav"), r"cannot read .*5_nobody_10\.wav: "),
         (
             with_file("5_nobody_10.wav", beep(5), 16_000),
