@@ -4,9 +4,10 @@ r"""Measure when false negatives hurt, and how much of the harm FNS and TNE undo
     python examples/false_negative_study.py --quick    # the same machinery, tiny, in two minutes
     python examples/false_negative_study.py --report --output-dir docs/evidence   # draw it again
     python examples/false_negative_study.py --cluster slurm   # each run a job of a cluster
+    python examples/false_negative_study.py --data digits --recordings FOLDER   # something real
 
 Every run leaves a file of its own in the output folder; a study that was interrupted goes on where
-it was. What is run is written down in `avstudy/study.toml`.
+it was. What is run is written down in `avstudy/study.toml`, and of digits in `avstudy/digits.toml`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
@@ -23,15 +24,33 @@ from avscenes.files.errors import UserError
 from avscenes.files.output import writing_to
 from avscenes.files.strict import Count, File, OneOf, option
 from avscenes.options.parser import ModelParser
-from avstudy import runner
+from avstudy import digits, recordings, runner
 from avstudy.cluster import KINDS, Cluster
-from avstudy.plan import QUICK, STUDY, Plan, read_plan
+from avstudy.plan import DIGITS, QUICK, QUICK_DIGITS, STUDY, Plan, read_plan
+
+# The plan and the output folder, by the data and whether it is the quick one.
+PLANS = {
+    ("scenes", False): (STUDY, "false-negatives"),
+    ("scenes", True): (QUICK, "false-negatives-quick"),
+    ("digits", False): (DIGITS, "digits"),
+    ("digits", True): (QUICK_DIGITS, "digits-quick"),
+}
 
 
 class Options(BaseModel, strict=True, frozen=True):
     """The options."""
 
-    output_dir: File | None = option(None, "runs/false-negatives[-quick] if not given")
+    data: Literal["scenes", "digits"] = option(
+        "scenes", "synthetic scenes, or written and spoken digits"
+    )
+    recordings: File | None = option(
+        None,
+        "of spoken digits: a clone of the Free Spoken Digit Dataset",
+        title="FOLDER",
+    )
+    output_dir: File | None = option(
+        None, "runs/false-negatives[-quick] or runs/digits[-quick] if not given"
+    )
     quick: bool = option(False, "few, short runs that show it works")
     stages: list[str] | None = option(None, "run only these", title="STAGE")
     jobs: Count = option(os.cpu_count() or 1, "runs side by side")
@@ -49,8 +68,8 @@ class Options(BaseModel, strict=True, frozen=True):
 
 def run(options: Options) -> None:
     """Do what the options ask for."""
-    plan = read_plan(QUICK if options.quick else STUDY)
-    name = "false-negatives-quick" if options.quick else "false-negatives"
+    path, name = PLANS[options.data, options.quick]
+    plan = read_plan(path)
     folder = options.output_dir or Path("runs") / name
     with writing_to(folder, "; make room, and the same command goes on from here"):
         study(options, plan, folder)
@@ -72,6 +91,7 @@ def study(options: Options, plan: Plan, folder: Path) -> None:
                 options.cluster_memory,
                 options.cluster_partition,
             )
+        spoken = find_recordings(options)
         stages = options.stages or plan.stages()
         unknown = [stage for stage in stages if stage not in plan.stages()]
         if unknown:
@@ -80,11 +100,23 @@ def study(options: Options, plan: Plan, folder: Path) -> None:
             print(f"{stage}", flush=True)
             try:
                 chosen = [run for run in plan.runs if run.stage == stage]
-                runner.run_all(chosen, folder, options.jobs, plan.digest, machines)
+                runner.run_all(chosen, folder, options.jobs, plan.digest, machines, spoken)
             finally:
                 rows.collect(plan, folder)
     for path in report.write(plan, folder):
         print(path)
+
+
+def find_recordings(options: Options) -> recordings.Recordings | None:
+    """Look through the recordings that digits need."""
+    if options.data == "scenes":
+        if options.recordings is not None:
+            raise UserError("--recordings is of no use without --data digits")
+        return None
+    if options.recordings is None:
+        raise UserError("--data digits needs --recordings FOLDER")
+    digits.find_images()
+    return recordings.find_recordings(options.recordings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

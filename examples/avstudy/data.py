@@ -17,7 +17,9 @@ from avscenes.models.encoders import SmallTrunk
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import read_weights
 from avscenes.scenes.scene import Design, SceneSet, make_objects, make_scenes
-from avstudy.plan import Setting
+from avstudy import digits
+from avstudy.plan import DigitSetting, Run, Setting
+from avstudy.recordings import Recordings
 
 WARM_START_OBJECTS = 1_536
 
@@ -43,14 +45,54 @@ def scenes(folder: Path, seed: int, split: str, count: int, design: Design) -> S
     )
 
 
-def warm_trunk(folder: Path, seed: int, setting: Setting, trunk: SmallTrunk) -> None:
+def digit_scenes(
+    folder: Path,
+    seed: int,
+    split: str,
+    count: int,
+    setting: DigitSetting,
+    recordings: Recordings,
+) -> SceneSet:
+    """Return scenes of digits likewise."""
+    look = (setting.size, setting.hop, setting.second_voice)
+    name = ("digits", seed, split, count, *look, recordings.digest)
+    return SceneSet(
+        **_kept(
+            folder,
+            name,
+            lambda: digits.make_scenes(seed, split, count, setting, recordings)._asdict(),
+        )
+    )
+
+
+def sets_of(run: Run, folder: Path, recordings: Recordings | None) -> tuple[SceneSet, SceneSet]:
+    """Return what a run is trained on and what it is tested on."""
+    setting = run.data
+    asked = ((run.seed, "train", setting.train_size), (run.test_seed, "test", setting.test_size))
+    if isinstance(setting, Setting):
+        train, test = (scenes(folder, *which, setting.design) for which in asked)
+    elif recordings is None:
+        raise ValueError("digits need recordings")
+    else:
+        train, test = (digit_scenes(folder, *which, setting, recordings) for which in asked)
+    return train, test
+
+
+def warm_trunk(folder: Path, seed: int, setting: Setting | DigitSetting, trunk: SmallTrunk) -> None:
     """Give an image trunk the weights that single objects have taught it."""
     epochs, size = setting.warm_start_epochs, setting.size
+    name: tuple[object, ...] = ("trunk", seed, epochs, size)
+    if isinstance(setting, DigitSetting):
+        name = ("digits", *name, setting.warm_start_objects)
 
     def make() -> Mapping[str, Tensor]:
-        objects = make_objects(seed, WARM_START_OBJECTS, size)
-        warm_start(trunk, objects, epochs=epochs, seed=seed)
+        if isinstance(setting, DigitSetting):
+            images, labels = digits.make_objects(seed, setting.warm_start_objects, size)
+            digits.warm_start(trunk, images, labels, epochs, seed)
+        else:
+            objects = make_objects(seed, WARM_START_OBJECTS, size)
+            warm_start(trunk, objects, epochs=epochs, seed=seed)
         return trunk.state_dict()
 
     if epochs:
-        trunk.load_state_dict(_kept(folder, ("trunk", seed, epochs, size), make))
+        trunk.load_state_dict(_kept(folder, name, make))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from avscenes.pictures import style
+from avcontrast import functional, metrics
+from avscenes.pictures import overlays, style
+from avscenes.scenes.scene import SceneSet
+from avscenes.testing.retrieval import Features
 from avstudy.effects import MEASURES, Stage
-from avstudy.plan import Method
+from avstudy.plan import ADJACENCY_WEIGHTS, Method
 from avstudy.statistics import Interval, mean_interval
 
 _MARKER: Any = {"fmt": "o", "markersize": 4, "capsize": 2}
@@ -55,11 +59,14 @@ def effects(path: Path, stage: Stage) -> None:
 
 
 def _kind_colour(method: Method) -> str:
-    """Tell losses that know labels, adjacency terms and plain InfoNCE apart."""
+    """Tell losses that know labels, elimination, adjacency terms, others and InfoNCE apart."""
     if method.ignore != "nothing":
         return style.GREEN
-    weights = method.fns_audio_weight, method.fns_visual_weight, method.tne_weight
-    return style.VERMILION if any(weights) else style.BLUE
+    if method.elimination != "none":
+        return style.ORANGE
+    if any(getattr(method, name) for name in ADJACENCY_WEIGHTS):
+        return style.VERMILION
+    return style.BLUE if method.contrast == "nce" else style.MUTED
 
 
 def _intervals(axis: Axes, labels: list[str], found: list[Interval], colours: list[str]) -> None:
@@ -156,3 +163,34 @@ def matrices(path: Path, stage: Stage) -> None:
                 axis.grid(False)
             axes[0].set_ylabel(stage.label(setting), fontsize=8)
         figure.colorbar(image, ax=grid, shrink=0.6).set_label("highest cosine")
+
+
+def heat_maps(
+    path: Path, scenes: SceneSet, features: Mapping[str, Features], rows: Sequence[int]
+) -> None:
+    """Draw scenes, and under each the heat maps of methods with the top quarter outlined.
+
+    Args:
+        path: Of the picture.
+        scenes: What was tested on.
+        features: Of all these scenes, by the name of the method.
+        rows: Which scenes.
+    """
+    chosen = list(rows)
+    size = scenes.images.shape[-1]
+    pictures = [overlays.as_picture(image) for image in scenes.images[chosen].float()]
+    with style.figure(path, 8.2, 0.6 + 8 * (1 + len(features)) / len(chosen)) as figure:
+        grid = figure.subplots(1 + len(features), len(chosen), squeeze=False)
+        for axis, picture in zip(grid[0], pictures, strict=True):
+            axis.imshow(picture)
+        for axes, (name, (visual, audio)) in zip(grid[1:], features.items(), strict=True):
+            maps = functional.localization_map(visual[chosen], audio[chosen])
+            heats = metrics.upsample(maps, (size, size))
+            axes[0].set_ylabel(name, fontsize=8)
+            for axis, picture, heat in zip(axes, pictures, heats, strict=True):
+                overlays.show_heat(axis, picture, heat, overlays.cut_of(heat, 0.75, 0))
+        for axes in grid:
+            for axis, box in zip(axes, scenes.boxes[chosen], strict=True):
+                overlays.bare(axis)
+                overlays.draw_boxes(axis, box[None], size, size)
+        overlays.legend(figure, "what is heard", "top quarter")

@@ -13,11 +13,12 @@ from avcontrast import functional, metrics
 from avscenes.media.augmentation import scale_images
 from avscenes.scenes.scene import SceneSet
 from avscenes.testing.retrieval import Features, localised_features
-from avstudy.plan import Method
-from avstudy.training import Encoders, criterion_of
+from avstudy.plan import Method, Run
+from avstudy.training import Encoders, batches, loss_of
 
 _PIECE = 128
 _BATCHES = 32  # of each kind, whose similarities are compared
+_ELIMINATION_BATCHES = 4
 MATRIX_SIZE = 16
 
 
@@ -145,6 +146,32 @@ def all_measures(features: Features, scenes: SceneSet) -> dict[str, float]:
     }
 
 
+def elimination(run: Run, encoders: Encoders, scenes: SceneSet) -> dict[str, float | None]:
+    """Return how much a method's elimination leaves out of the pairs, and which share rightly.
+
+    On training scenes as they are, in batches that no epoch has. During the warm-up it is what
+    would be left out. A share of nothing is None; methods without elimination have no entries.
+    """
+    setting, method = run.data, run.loss
+    if method.elimination == "none":
+        return {}
+    found = []
+    for rows in batches(scenes.labels, setting, run.seed, setting.epochs)[:_ELIMINATION_BATCHES]:
+        some = SceneSet(*(part[rows] for part in scenes))
+        out = functional.likely_false_negatives(
+            *encode(encoders, some), method.elimination_level, method.elimination
+        )
+        same = some.labels[:, None] == some.labels
+        qualities = [metrics.elimination_quality(out, right) for right in (same, shown(some))]
+        found.append([qualities[0].left_out, *(quality.precision for quality in qualities)])
+    left_out, *precisions = torch.tensor(found).unbind(dim=1)
+    results: dict[str, float | None] = {"left_out": left_out.mean().item()}
+    for name, precision in zip(("same_class", "shown"), precisions, strict=True):
+        right = (left_out * precision.nan_to_num()).sum() / left_out.sum()
+        results[f"left_out_{name}"] = None if right.isnan() else right.item()
+    return results
+
+
 def one_class_matrix(features: Features, scenes: SceneSet) -> list[list[float]]:
     """Return how images (rows) and sounds of the first scenes of one class match (Figure 7)."""
     rows = (scenes.labels == 0).nonzero()[:MATRIX_SIZE, 0]
@@ -156,10 +183,9 @@ def loss_megabytes(method: Method, features: Features, batch_size: int) -> float
     """Return the most that a loss allocates in the forward and backward pass of one batch."""
     rows = torch.arange(batch_size) % len(features.audio)
     visual, audio = (part[rows].requires_grad_() for part in features)
-    criterion = criterion_of(method)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else each trace prints lines of its own
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        criterion(visual, audio).backward()
+        torch.autograd.backward(loss_of(method, visual, audio))
     assert trace.profiler is not None
     held = highest = 0
     for event in sorted(trace.profiler.kineto_results.events(), key=lambda one: one.start_ns()):

@@ -23,12 +23,17 @@ from avscenes.files.strict import (
     read_file,
 )
 from avscenes.scenes.scene import Design
+from avstudy.opponents import SoftKind
 
-STUDY, QUICK = (Path(__file__).with_name(f"{name}.toml") for name in ("study", "quick"))
+STUDY, QUICK, DIGITS, QUICK_DIGITS = (
+    Path(__file__).with_name(f"{name}.toml")
+    for name in ("study", "quick", "digits", "digits-quick")
+)
+ADJACENCY_WEIGHTS = ("fns_audio_weight", "fns_visual_weight", "tne_weight")
 
 
 class Setting(NamedTuple):
-    """The data and the length of the training, which all methods share."""
+    """Synthetic scenes and the length of the training, which all methods share."""
 
     classes: Count
     size: Count
@@ -51,6 +56,26 @@ class Setting(NamedTuple):
         return Design(*(getattr(self, name) for name in Design._fields))
 
 
+class DigitSetting(NamedTuple):
+    """The same of written and spoken digits, see `avstudy.digits`."""
+
+    size: Count
+    hop: Count
+    second_voice: Amount  # loudness of the silent digit's name, over that of the other
+    train_size: Count
+    test_size: Count
+    batch_size: Count
+    classes_per_batch: Whole  # as of scenes
+    epochs: Count
+    warm_start_objects: Count
+    warm_start_epochs: Whole
+
+    @property
+    def classes(self) -> int:
+        """How many digits there are."""
+        return 10
+
+
 class Method(NamedTuple):
     """A loss, and what can be tuned about it."""
 
@@ -64,9 +89,29 @@ class Method(NamedTuple):
     mask: Literal["hard", "soft"]
     adjacency_reduction: Literal["mean", "batchmean"]
     detach_adjacency: bool
-    warmup: Portion  # share of the epochs without adjacency terms
+    # Share of the epochs without adjacency terms, without elimination and with hard targets.
+    warmup: Portion
     temperature: Positive
     learning_rate: Positive
+    # The rest came later: rows that do not say so have these values.
+    contrast: Literal["nce", "debiased", "soft-targets"] = "nce"
+    elimination: Literal["none", "visual", "audio", "both"] = "none"
+    elimination_level: Portion = 0.5
+    class_prior: Share = 0.1  # of debiased, see `avstudy.opponents`
+    soft_share: Portion = 0.5  # of soft targets
+    soft_kind: SoftKind = "swapped"
+
+    @property
+    def unused(self) -> str | None:
+        """What it asks for that its contrast has no part in, or None."""
+        if self.contrast == "nce":
+            return None
+        parts = {
+            "ignore": self.ignore != "nothing",
+            "elimination": self.elimination != "none",
+            **{name: getattr(self, name) > 0 for name in ADJACENCY_WEIGHTS},
+        }
+        return next((name for name, asked in parts.items() if asked), None)
 
 
 class _Drawn(TypedDict):
@@ -112,7 +157,7 @@ class Run(NamedTuple):
     condition: str  # of the machine, see `avstudy.runner.CONDITIONS`
     seed: int  # of scenes, weights, order and augmentation
     test_seed: int
-    data: Setting
+    data: Setting | DigitSetting
     loss: Method
 
     @property
@@ -126,7 +171,7 @@ class Plan(NamedTuple):
 
     digest: str  # of the file, so that a row tells which version it was run under
     report: Report
-    settings: dict[str, Setting]
+    settings: dict[str, Setting] | dict[str, DigitSetting]
     methods: dict[str, Method]
     runs: list[Run]
 
@@ -145,14 +190,20 @@ class _Block(BaseModel, strict=True, extra="forbid"):
 
 
 class _File(BaseModel, strict=True, extra="forbid"):
+    data: Literal["scenes", "digits"] = "scenes"
     settings: dict[str, dict[str, Any]]
     methods: dict[str, dict[str, Any]]
     runs: list[_Block]
     report: Report
 
 
-class _Tables(BaseModel, strict=True, extra="forbid"):
+class _Scenes(BaseModel, strict=True, extra="forbid"):
     settings: dict[str, Setting]
+    methods: dict[str, Method]
+
+
+class _Digits(BaseModel, strict=True, extra="forbid"):
+    settings: dict[str, DigitSetting]
     methods: dict[str, Method]
 
 
@@ -165,10 +216,20 @@ def read_plan(path: Path) -> Plan:
     content = checked(_File, read_file(path, TOML), str(path))
     try:
         whole = {"settings": _whole(content.settings), "methods": _whole(content.methods)}
-        tables = checked(_Tables, whole, str(path))
+        tables: _Scenes | _Digits
+        if content.data == "scenes":
+            tables = checked(_Scenes, whole, str(path))
+        else:
+            tables = checked(_Digits, whole, str(path))
         runs = [run for block in content.runs for run in _runs(block, tables)]
     except KeyError as error:
         raise UserError(f"{path}: there is no {error}") from error
+    for name, method in tables.methods.items():
+        if method.unused is not None:
+            raise UserError(
+                f"{path}: methods.{name}.{method.unused}: is of no use with contrast "
+                f"{method.contrast!r}, got {getattr(method, method.unused)!r}"
+            )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return Plan(digest, content.report, tables.settings, tables.methods, runs)
 
@@ -182,7 +243,7 @@ def _whole(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return whole
 
 
-def _runs(block: _Block, tables: _Tables) -> list[Run]:
+def _runs(block: _Block, tables: _Scenes | _Digits) -> list[Run]:
     """Return the runs of a block; those of a seed follow each other and share what they read."""
     return [
         Run(

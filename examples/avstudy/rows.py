@@ -35,11 +35,12 @@ def collect(plan: Plan, folder: Path) -> None:
                 tables[MATRICES].append({**key, "image": place, **numbers})
     for name, rows in tables.items():
         if rows:
-            write_table(folder / name, list(rows[0]), rows)
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            write_table(folder / name, columns, rows)
 
 
-def _rounded(numbers: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in numbers.items()}
+def _rounded(numbers: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, 6) for name, value in numbers.items()}
 
 
 def read_rows(path: Path) -> pd.DataFrame:

@@ -21,7 +21,8 @@ from avscenes.files.output import no_room
 from avscenes.files.whole_files import write_json
 from avscenes.files.workers import faults_of
 from avstudy import cluster, data, measures, training
-from avstudy.plan import Run
+from avstudy.plan import Method, Run
+from avstudy.recordings import Recordings
 
 # What is changed about the machine: threads, and environment variables of new processes.
 CONDITIONS: dict[str, tuple[int, dict[str, str]]] = {
@@ -42,11 +43,12 @@ _LIMIT = 3_600.0  # seconds that no run should take
 
 
 class Task(NamedTuple):
-    """A run, where its result goes, and the version of the plan."""
+    """A run, where its result goes, the version of the plan, and what digits are spoken by."""
 
     run: Run
     folder: Path
     digest: str
+    recordings: Recordings | None = None
 
 
 def result_path(folder: Path, run: Run) -> Path:
@@ -54,25 +56,35 @@ def result_path(folder: Path, run: Run) -> Path:
     return folder / "runs" / run.stage / f"{run.name}.json"
 
 
-def read_result(folder: Path, run: Run) -> dict[str, Any] | None:
+def read_result(
+    folder: Path, run: Run, recordings: Recordings | None = None
+) -> dict[str, Any] | None:
     """Return the result of a run, or None if it has not been run.
 
+    What it does not say of its method, because there was no such thing then, is the default.
+
     Raises:
-        UserError: When what is there was run with other settings, or is not whole.
+        UserError: When what is there was run with other settings or other recordings than these, or
+            is not whole.
     """
     path = result_path(folder, run)
     if not path.is_file():
         return None
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found, asked = result["run"], described(run)
+        found = result["run"] = {**Method._field_defaults, **result["run"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no whole result; remove the file to run it again") from error
+    asked = described(run)
+    if recordings is not None:
+        asked = {**asked, "recordings": recordings.digest}
+        found = {**found, "recordings": result.get("made_by", {}).get("recordings")}
     different = [name for name in asked if found.get(name) != asked[name]]
     if different:
         name = different[0]
+        says = "these are" if name == "recordings" else "the plan says"
         raise UserError(
-            f"{path} was run with {name} {found.get(name)}, the plan says {asked[name]}; "
+            f"{path} was run with {name} {found.get(name)}, {says} {asked[name]}; "
             "name another --output-dir, or remove the file to run it again"
         )
     return result
@@ -84,6 +96,7 @@ def run_all(
     jobs: int,
     digest: str,
     machines: cluster.Cluster | None = None,
+    recordings: Recordings | None = None,
 ) -> None:
     """Run what has no result yet, several at a time, and write each result as soon as it is there.
 
@@ -93,16 +106,19 @@ def run_all(
         jobs: How many run side by side on this machine.
         digest: Version of the plan.
         machines: Where they run instead.
+        recordings: For plans of digits.
 
     Raises:
         UserError: When a run fails; the others are finished first.
     """
-    left = [run for run in runs if read_result(folder, run) is None]
+    left = [run for run in runs if read_result(folder, run, recordings) is None]
     failures = []
     with tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", disable=None) as bar:
         for condition in dict.fromkeys(run.condition for run in left):
             threads, variables = CONDITIONS[condition]
-            tasks = [Task(run, folder, digest) for run in left if run.condition == condition]
+            tasks = [
+                Task(run, folder, digest, recordings) for run in left if run.condition == condition
+            ]
             with _environment({**variables, "PYTHONPATH": _import_path()}):
                 if machines is None:
                     done = faults_of(_finish, tasks, max(1, jobs // threads), _LIMIT)
@@ -145,7 +161,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def _finish(task: Task) -> str | None:
     try:
         # A cluster may start a job a second time.
-        if read_result(task.folder, task.run) is None:
+        if read_result(task.folder, task.run, task.recordings) is None:
             write_json(result_path(task.folder, task.run), execute(task))
     except Exception as error:
         if no_room(error):
@@ -162,8 +178,7 @@ def execute(task: Task) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     # What a condition changes, it changes of the warm start too.
     cache = task.folder / "cache" / run.condition
-    scenes = data.scenes(cache, run.seed, "train", setting.train_size, setting.design)
-    test = data.scenes(cache, run.test_seed, "test", setting.test_size, setting.design)
+    scenes, test = data.sets_of(run, cache, task.recordings)
     encoders = training.build(run, cache)
     every = max(1, setting.epochs // _READS)
     curve, seconds, started = [], 0.0, time.process_time()
@@ -171,12 +186,16 @@ def execute(task: Task) -> dict[str, Any]:
         seconds += time.process_time() - started
         if epoch % every == 0 or epoch == setting.epochs:
             features = measures.encode(encoders, test)
-            curve.append({"epoch": epoch, **measures.main_measures(features, test)})
+            left_out = measures.elimination(run, encoders, scenes)
+            curve.append({"epoch": epoch, **measures.main_measures(features, test), **left_out})
         started = time.process_time()
     features = measures.encode(encoders, test)
     return {
         "run": described(run),
-        "measures": measures.all_measures(features, test),
+        "measures": {
+            **measures.all_measures(features, test),
+            **measures.elimination(run, encoders, scenes),
+        },
         "curve": curve,
         "one_class": measures.one_class_matrix(features, test),
         "cost": {
@@ -185,6 +204,7 @@ def execute(task: Task) -> dict[str, Any]:
         },
         "made_by": {
             "plan": task.digest,
+            **({"recordings": task.recordings.digest} if task.recordings else {}),
             "avcontrast": avcontrast.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),

@@ -8,7 +8,7 @@ import pandas as pd
 
 from avscenes.files.markdown import markdown_table
 from avstudy.effects import MEASURES, Stage, written
-from avstudy.plan import Comparison, Setting
+from avstudy.plan import Comparison, DigitSetting, Setting
 from avstudy.rows import KEY
 from avstudy.statistics import Interval
 
@@ -43,10 +43,12 @@ def table(columns: Sequence[Column]) -> str:
     return markdown_table([names, *zip(*cells, strict=True)])
 
 
-def described(setting: Setting, base: Setting) -> str:
+def described(setting: Setting | DigitSetting, base: Setting | DigitSetting) -> str:
     """Return in which fields a setting differs from another one."""
-    pairs = zip(setting._asdict().items(), base, strict=True)
-    changed = [f"`{name}` {value}" for (name, value), plain in pairs if value != plain]
+    plain = base._asdict()
+    changed = [
+        f"`{name}` {value}" for name, value in setting._asdict().items() if value != plain[name]
+    ]
     return ", ".join(changed) or "as it is"
 
 
@@ -62,7 +64,7 @@ def calibration(stage: Stage) -> str:
     """Return the gap between oracle and reference in every candidate."""
     plan, names = stage.plan, stage.settings()
     reference, ceiling = plan.report["reference"], plan.report["ceiling"]
-    base = next(iter(plan.settings.values()))
+    base = plan.settings[next(iter(plan.settings))]
     columns: list[Column] = [
         ("candidate", [f"**{name}**: {described(plan.settings[name], base)}" for name in names]),
         ("seeds", [_seeds(stage, name, reference) for name in names]),
@@ -165,7 +167,7 @@ def classes(stage: Stage) -> str:
     return table(columns)
 
 
-def partners_per_sample(setting: Setting) -> float:
+def partners_per_sample(setting: Setting | DigitSetting) -> float:
     """Return how many others of its class a sample meets in a batch that is drawn by classes."""
     size, count = setting.batch_size, setting.classes_per_batch
     shares = [size // count + (place < size % count) for place in range(count)]

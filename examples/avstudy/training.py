@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from avcontrast import FNACLoss, schedules
-from avscenes.media.augmentation import flip_and_shift, scale_images
+from avscenes.media.augmentation import flip_and_shift, scale_images, shift
 from avscenes.media.specaugment import spec_augment
 from avscenes.models.encoders import SmallTrunk, build_encoders
 from avscenes.scenes.scene import SceneSet
 from avscenes.sets.sampling import generator_for
-from avstudy import data
-from avstudy.plan import Method, Run, Setting
+from avstudy import data, opponents
+from avstudy.plan import DigitSetting, Method, Run, Setting
 
 WEIGHT_DECAY = 1e-4
+_DIGIT_MARGIN = 3  # pixels
 
 
 class Encoders(NamedTuple):
@@ -40,7 +41,7 @@ def build(run: Run, folder: Path) -> Encoders:
     return Encoders(visual, audio)
 
 
-def batches(labels: Tensor, setting: Setting, seed: int, epoch: int) -> list[Tensor]:
+def batches(labels: Tensor, setting: Setting | DigitSetting, seed: int, epoch: int) -> list[Tensor]:
     """Return the rows of each batch of an epoch.
 
     Without `classes_per_batch` every row comes once, up to a remainder. With it, each batch draws
@@ -70,15 +71,23 @@ def batches(labels: Tensor, setting: Setting, seed: int, epoch: int) -> list[Ten
     return drawn
 
 
-def augmented(scenes: SceneSet, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return randomly changed images [b, 3, size, size] and sounds [b, 1, 64, frames]."""
-    images = [flip_and_shift(scenes.images[row], generator) for row in rows]
+def augmented(
+    scenes: SceneSet, rows: Tensor, generator: torch.Generator, digits: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return randomly changed images [b, 3, size, size] and sounds [b, 1, 64, frames].
+
+    Digits are shifted less than the objects of scenes, and not mirrored.
+    """
+    if digits:
+        images = [shift(scenes.images[row], generator, _DIGIT_MARGIN) for row in rows]
+    else:
+        images = [flip_and_shift(scenes.images[row], generator) for row in rows]
     sounds = [spec_augment(scenes.spectrograms[row], generator, widest=8) for row in rows]
     return scale_images(torch.stack(images)), torch.stack(sounds)
 
 
 def criterion_of(method: Method) -> FNACLoss:
-    """Return the loss of a method."""
+    """Return the loss of a method whose contrast is that of the package."""
     return FNACLoss(
         method.temperature,
         fns_audio_weight=method.fns_audio_weight,
@@ -89,7 +98,37 @@ def criterion_of(method: Method) -> FNACLoss:
         mask=method.mask,
         adjacency_reduction=method.adjacency_reduction,
         detach_adjacency=method.detach_adjacency,
+        elimination=method.elimination,
+        elimination_level=method.elimination_level,
     )
+
+
+def loss_of(
+    method: Method,
+    visual: Tensor,
+    audio: Tensor,
+    *,
+    ignore: Tensor | None = None,
+    warm: bool = True,
+) -> Tensor:
+    """Return the loss of a batch.
+
+    Args:
+        method: Which loss.
+        visual: Feature maps [b, d, h, w].
+        audio: Vectors [b, d].
+        ignore: Pairs that are left out of the contrast.
+        warm: Whether the warm-up is over, before which there is the plain contrast alone.
+    """
+    if method.contrast == "debiased":
+        return opponents.debiased(visual, audio, method.temperature, method.class_prior)
+    if method.contrast == "soft-targets":
+        share = method.soft_share if warm else 0.0
+        return opponents.soft_targets(visual, audio, method.temperature, share, method.soft_kind)
+    loss: Tensor = criterion_of(method)(
+        visual, audio, regularization=float(warm), ignore=ignore, eliminate=warm
+    )
+    return loss
 
 
 def left_out(
@@ -122,28 +161,24 @@ def left_out(
 def train(run: Run, encoders: Encoders, scenes: SceneSet) -> Iterator[int]:
     """Train in place and yield the number of epochs after each."""
     setting, method = run.data, run.loss
-    criterion = criterion_of(method)
     parameters = [*encoders.visual.parameters(), *encoders.audio.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=method.learning_rate, weight_decay=WEIGHT_DECAY)
     steps = setting.epochs * (len(scenes.labels) // setting.batch_size)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, method.learning_rate, steps)
+    digits = isinstance(setting, DigitSetting)
     for epoch in range(setting.epochs):
         encoders.visual.train()
         encoders.audio.train()
-        strength = schedules.warmup(epoch, start=round(method.warmup * setting.epochs))
+        warm = schedules.warmup(epoch, start=round(method.warmup * setting.epochs)) > 0
         for step, rows in enumerate(batches(scenes.labels, setting, run.seed, epoch)):
             generator = generator_for(run.seed, epoch, step)
-            images, sounds = augmented(scenes, rows, generator)
+            images, sounds = augmented(scenes, rows, generator, digits)
             labels, silent_labels = scenes.labels[rows], scenes.silent_labels[rows]
             ignore = left_out(method.ignore, labels, silent_labels, generator)
-            loss = criterion(
-                encoders.visual(images),
-                encoders.audio(sounds),
-                regularization=strength,
-                ignore=ignore,
-            )
+            visual, audio = encoders.visual(images), encoders.audio(sounds)
+            loss = loss_of(method, visual, audio, ignore=ignore, warm=warm)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             scheduler.step()
         yield epoch + 1

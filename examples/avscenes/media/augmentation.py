@@ -16,6 +16,11 @@ def flip_and_shift(image: Tensor, generator: torch.Generator, margin: int = 6) -
     """Mirror an image [c, h, w] half of the time and shift it by up to `margin` pixels each way."""
     if torch.rand((), generator=generator) < 0.5:
         image = image.flip(-1)
+    return shift(image, generator, margin)
+
+
+def shift(image: Tensor, generator: torch.Generator, margin: int) -> Tensor:
+    """Shift an image [c, h, w] by up to `margin` pixels each way; what comes in is mirrored."""
     y, x = torch.randint(2 * margin + 1, (2,), generator=generator).tolist()
     height, width = image.shape[-2:]
     padded = F.pad(image, (margin,) * 4, mode="reflect")

@@ -74,10 +74,11 @@ def draw_truth(axis: Axes, test: LabelledSet, row: int, width: int, height: int)
     if test.masks:
         _draw_mask(axis, test.truth(row), width, height)
     else:
-        _draw_boxes(axis, test.boxes[row], width, height)
+        draw_boxes(axis, test.boxes[row], width, height)
 
 
-def _draw_boxes(axis: Axes, boxes: Tensor, width: int, height: int) -> None:
+def draw_boxes(axis: Axes, boxes: Tensor, width: int, height: int) -> None:
+    """Outline boxes [n, 4], likewise."""
     for x0, y0, x1, y1 in boxes.clamp(0, 1).tolist():
         place = (x0 * width - 0.5, y0 * height - 0.5), (x1 - x0) * width, (y1 - y0) * height
         for colour, line, thickness in _OUTLINE:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from avcontrast import FNACLoss, InfoNCE
 from avscenes.scenes.scene import make_scenes
 from avscenes.testing.retrieval import Features
-from avstudy import data, measures, training
+from avstudy import data, measures, opponents, training
 from avstudy.plan import QUICK, read_plan
 
 PLAN = read_plan(QUICK)
@@ -147,9 +147,96 @@ def test_every_field_of_a_method_reaches_the_loss():
         "mask": "soft",
         "adjacency_reduction": "batchmean",
         "detach_adjacency": True,
+        "elimination": "audio",
+        "elimination_level": 0.7,
     }
     method = PLAN.methods["nce"]._replace(temperature=0.2, **options)
     assert repr(training.criterion_of(method)) == repr(FNACLoss(0.2, **options))
+
+
+@pytest.fixture
+def batch():
+    """Three kinds, each of which matches itself about as well as its own pairs."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, 16, generator=generator)[[0, 1, 2, 0, 1, 2]]
+    visual = centres[:, :, None, None] + 0.1 * torch.randn(6, 16, 2, 2, generator=generator)
+    return visual, centres + 0.1 * torch.randn(6, 16, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"elimination": "both"}, InfoNCE(0.1, elimination="both")),
+        (
+            {"elimination": "audio", "elimination_level": 0.9},
+            InfoNCE(0.1, elimination="audio", elimination_level=0.9),
+        ),
+        (
+            {"contrast": "soft-targets", "soft_share": 0.3, "soft_kind": "cycle"},
+            lambda visual, audio: opponents.soft_targets(visual, audio, 0.1, 0.3, "cycle"),
+        ),
+        (
+            {"fns_audio_weight": 5.0},
+            FNACLoss(0.1, fns_audio_weight=5.0, fns_visual_weight=0.0, tne_weight=0.0),
+        ),
+    ],
+)
+def test_the_warm_up_is_plain_infonce(batch, changes, expected):
+    method = PLAN.methods["nce"]._replace(temperature=0.1, **changes)
+    assert torch.equal(training.loss_of(method, *batch), expected(*batch))
+    plain = training.loss_of(method, *batch, warm=False)
+    torch.testing.assert_close(plain, InfoNCE(0.1)(*batch))
+    assert not torch.isclose(plain, training.loss_of(method, *batch))
+
+
+def test_the_debiased_contrast_has_no_warm_up(batch):
+    method = PLAN.methods["nce"]._replace(temperature=0.5, contrast="debiased", class_prior=0.2)
+    expected = opponents.debiased(*batch, 0.5, 0.2)
+    for warm in (False, True):
+        assert torch.equal(training.loss_of(method, *batch, warm=warm), expected)
+
+
+def test_the_warm_up_lasts_its_share_of_the_epochs(tmp_path, monkeypatch):
+    told = []
+    loss_of = training.loss_of
+
+    def recorded(*arguments, warm, **options):
+        told.append(warm)
+        return loss_of(*arguments, warm=warm, **options)
+
+    monkeypatch.setattr(training, "loss_of", recorded)
+    trained("nce", tmp_path)  # two epochs of four batches, of which half are the warm-up
+    assert told == [False] * 4 + [True] * 4
+
+
+def test_what_elimination_leaves_out_is_measured(scenes, monkeypatch):
+    def perfect(encoders, some):
+        """Both objects of an image match the sounds of their class."""
+        both = torch.stack((some.labels, some.silent_labels), dim=1)
+        return Features(
+            F.one_hot(both, 4).float().movedim(1, -1)[:, :, None], F.one_hot(some.labels, 4).float()
+        )
+
+    monkeypatch.setattr(measures, "encode", perfect)
+    run = run_of("nce")._replace(data=TINY._replace(batch_size=24))
+    assert measures.elimination(run, None, scenes) == {}
+    run = run._replace(loss=run.loss._replace(elimination="both"))
+    same = (scenes.labels[:, None] == scenes.labels).sum().item() - 24
+    right = measures.shown(scenes).sum().item() - 24
+    assert measures.elimination(run, None, scenes) == pytest.approx(
+        {
+            "left_out": right / (24 * 23),
+            "left_out_same_class": same / right,
+            "left_out_shown": 1.0,
+        }
+    )
+    alike = Features(torch.ones(24, 3, 1, 1), torch.ones(24, 3))
+    monkeypatch.setattr(measures, "encode", lambda encoders, some: alike)
+    assert measures.elimination(run, None, scenes) == {
+        "left_out": 0.0,
+        "left_out_same_class": None,
+        "left_out_shown": None,
+    }
 
 
 def test_an_epoch_has_every_row_once():

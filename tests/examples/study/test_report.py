@@ -4,9 +4,12 @@ import math
 
 import pandas as pd
 import pytest
+import torch
 
+from avcontrast import functional, metrics
 from avscenes.files.errors import UserError
-from avstudy import tables
+from avscenes.scenes.scene import make_scenes
+from avstudy import figures, measures, tables, training
 from avstudy.effects import Stage, written
 from avstudy.plan import QUICK, read_plan
 from avstudy.rows import read_rows
@@ -124,6 +127,46 @@ def test_repeats_are_compared_with_the_plain_run():
 def test_how_many_of_its_class_a_sample_meets(size, count, expected):
     setting = PLAN.settings["tiny"]._replace(batch_size=size, classes_per_batch=count)
     assert tables.partners_per_sample(setting) == expected
+
+
+def test_kinds_of_losses_have_colours_of_their_own():
+    nce = PLAN.methods["nce"]
+    kinds = [
+        nce,
+        nce._replace(ignore="same-class"),
+        nce._replace(elimination="both"),
+        nce._replace(tne_weight=1.0),
+        nce._replace(contrast="debiased"),
+    ]
+    assert len({figures._kind_colour(method) for method in kinds}) == 5
+
+
+def test_heat_maps_of_two_methods_lie_under_the_scenes(tmp_path, monkeypatch):
+    drawn = []
+    show_heat = figures.overlays.show_heat
+
+    def shown(axis, picture, heat, cut):
+        drawn.append((picture.shape, heat, (heat >= cut).double().mean().item()))
+        show_heat(axis, picture, heat, cut)
+
+    monkeypatch.setattr(figures.overlays, "show_heat", shown)
+    test = make_scenes(0, "test", 6, PLAN.settings["tiny"].design)
+    features = {}
+    for method in ("nce", "fnac"):
+        run = next(run for run in PLAN.runs if run.method == method)
+        encoders = training.build(run, tmp_path)
+        scenes = make_scenes(0, "train", 32, run.data.design)
+        assert list(training.train(run, encoders, scenes)) == [1, 2]
+        features[method] = measures.encode(encoders, test)
+    path = tmp_path / "maps.png"
+    figures.heat_maps(path, test, features, [4, 0, 5])
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [(shape, heat.shape) for shape, heat, _ in drawn] == [((32, 32, 3), (32, 32))] * 6
+    assert all(share == pytest.approx(0.25, abs=0.01) for *_, share in drawn)
+    visual, audio = features["fnac"]
+    own = functional.localization_map(visual, audio)[[4, 0, 5]]
+    for found, expected in zip(drawn[3:], metrics.upsample(own, (32, 32))):
+        torch.testing.assert_close(found[1], expected)
 
 
 def test_no_rows_is_an_error_that_says_what_to_do(tmp_path):

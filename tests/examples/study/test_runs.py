@@ -15,7 +15,7 @@ from false_negative_study import main
 from avscenes.files.errors import UserError
 from avstudy import data, report, rows, runner, tables
 from avstudy.effects import Stage
-from avstudy.plan import QUICK, STUDY, Setting, read_plan
+from avstudy.plan import QUICK, STUDY, Method, Setting, read_plan
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "false_negative_study.py"
@@ -133,6 +133,38 @@ def test_a_torn_file_of_scenes_is_named(tmp_path):
         data.scenes(tmp_path, 0, "test", 4, design)
 
 
+def test_a_result_from_before_a_method_had_a_field_is_that_of_the_default(tmp_path):
+    run = read_plan(QUICK).runs[0]
+    path = runner.result_path(tmp_path, run)
+    path.parent.mkdir(parents=True)
+    old = {k: v for k, v in runner.described(run).items() if k not in Method._field_defaults}
+    path.write_text(json.dumps({"run": old}))
+    assert runner.read_result(tmp_path, run) == {"run": runner.described(run)}
+    other = run._replace(loss=run.loss._replace(elimination="both"))
+    with pytest.raises(UserError, match="was run with elimination none, the plan says both"):
+        runner.read_result(tmp_path, other)
+
+
+def test_a_column_that_only_some_rows_have_is_empty_in_the_others(tmp_path):
+    plan = read_plan(QUICK)
+    for run, more in zip(plan.runs, ({}, {"left_out": 0.125, "left_out_shown": None})):
+        point = {"retrieval": 0.5, **more}
+        result = {
+            "run": runner.described(run),
+            "measures": point,
+            "curve": [{"epoch": 1, **point}],
+            "cost": {},
+            "made_by": {"plan": plan.digest},
+        }
+        path = runner.result_path(tmp_path, run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+    rows.collect(plan, tmp_path)
+    for name in (rows.RUNS, rows.CURVES):
+        found = [(row["left_out"], row["left_out_shown"]) for row in read(tmp_path / name)]
+        assert found == [("", ""), ("0.125", "")]
+
+
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
     first, second, *_ = read_plan(QUICK).runs
     broken = first._replace(method="broken", loss=first.loss._replace(anchor="nobody"))
@@ -208,6 +240,30 @@ def test_a_full_disk_ends_the_study_in_one_line(monkeypatch, tmp_path, capsys):
         (("seeds = [0]", "seeds = 0"), "runs.0.seeds: must be a valid list, got 0"),
         (("seed = 2 }", "seeds = 2 }"), "report.matrices.seeds: unknown key"),
         (("[report]", "[report"), "cannot read "),
+        (
+            ("temperature = 0.07", 'contrast = "biased"'),
+            "methods.cool.contrast: must be 'nce', 'debiased' or 'soft-targets', got 'biased'",
+        ),
+        (
+            ("temperature = 0.07", "class_prior = 1.0"),
+            "methods.cool.class_prior: must be at least 0 and below 1, got 1.0",
+        ),
+        (
+            ("temperature = 0.07", 'contrast = "debiased"\nelimination = "both"'),
+            "methods.cool.elimination: is of no use with contrast 'debiased', got 'both'",
+        ),
+        (
+            ("tne_weight = 50.0", 'contrast = "soft-targets"'),
+            "methods.light.fns_audio_weight: is of no use with contrast 'soft-targets', got 100.0",
+        ),
+        (
+            ('ignore = "same-class"', 'ignore = "same-class"\ncontrast = "debiased"'),
+            "methods.oracle.ignore: is of no use with contrast 'debiased', got 'same-class'",
+        ),
+        (
+            ("[settings.tiny]", 'data = "words"\n[settings.tiny]'),
+            "data: must be 'scenes' or 'digits'",
+        ),
     ],
 )
 def test_a_plan_that_is_wrong_is_one_line(tmp_path, change, message):
@@ -279,7 +335,9 @@ def test_development_and_evaluation_share_no_scene(plan):
 def test_published_rows_are_those_of_the_plan(plan):
     found = read(PUBLISHED / rows.RUNS)
     described = [{k: str(v) for k, v in runner.described(run).items()} for run in plan.runs]
-    assert [{name: row[name] for name in described[0]} for row in found] == described
+    # Fields that came later have no column, and those runs had the default.
+    later = {name: str(value) for name, value in Method._field_defaults.items()}
+    assert [{name: {**later, **row}[name] for name in described[0]} for row in found] == described
 
 
 def test_the_frozen_settings_are_candidates_that_were_calibrated(plan):
