@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from avcontrast.ops.triton import tiles
-from avcontrast.ops.triton.kernels import adjacency, finish, maximum, prepare, products
+from avcontrast.ops.triton.kernels import adjacency, finish, maximum, prepare, products, softmax
 
 CHANNELS = 512
 SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
@@ -148,15 +148,21 @@ def matrix_cases(table: dict[str, tuple[tiles.Tile, ...]]) -> Iterator[Case]:
             constants = {**tile.sizes(), **split}
             kernel = adjacency.statistics_kernel
             yield Case(f"statistics {precision}", kernel, constants, tile, True, {})
+            constants = {"ROWS": tile.rows, "COLUMNS": tile.columns}
+            constants |= {"IGNORE": True, "MATCH": "rows"}
+            kernel = softmax.softmax_kernel
+            yield Case(f"softmax {precision}", kernel, constants, tile, False, {})
         for tile in table[f"matrices {precision}"]:
             terms = dict.fromkeys(("FNS_AUDIO", "FNS_VISUAL", "TNE"), True)
             directions = dict.fromkeys(("CE_AUDIO", "CE_VISUAL"), True)
             for anchor in ("visual", "audio"):
                 constants = {**tile.sizes(), **split, **terms, "BY_COLUMN": anchor == "audio"}
-                constants["IGNORE"] = True
+                constants["LEAVES_OUT"] = True
                 name = f"terms {precision} {anchor}"
                 yield Case(name, adjacency.terms_kernel, constants, tile, True, {})
+                del constants["LEAVES_OUT"]
                 constants = {**constants, **directions, "DETACH": False}
+                constants |= {"IGNORE": True, "ELIMINATE": True}
                 name = f"gradients {precision} {anchor}"
                 yield Case(name, adjacency.gradients_kernel, constants, tile, True, {})
         for tile in table[f"product {precision}"]:
@@ -182,7 +188,8 @@ def plain_cases(table: dict[str, tuple[tiles.Tile, ...]]) -> Iterator[Case]:
     }
     yield Case("maximum alone", maximum.maximum_kernel, constants, tile, True, {})
     tile = table["matrices single"][0]
-    off = dict.fromkeys(("SPLIT", "FNS_AUDIO", "FNS_VISUAL", "TNE", "BY_COLUMN", "IGNORE"), False)
+    off = dict.fromkeys(("SPLIT", "FNS_AUDIO", "FNS_VISUAL", "TNE", "BY_COLUMN"), False)
+    off |= dict.fromkeys(("IGNORE", "ELIMINATE"), False)
     constants = {**tile.sizes(), "CHANNELS_PADDED": CHANNELS, **off}
     constants |= {"CE_AUDIO": True, "CE_VISUAL": True, "DETACH": True}
     yield Case("gradients alone", adjacency.gradients_kernel, constants, tile, False, {})

@@ -52,6 +52,8 @@ CASES = {
     "FNAC, batchmean": ("FNACLoss", {"adjacency_reduction": "batchmean"}),
     "FNAC, detached": ("FNACLoss", {"detach_adjacency": True, "anchor": "audio"}),
     "FNAC, sum": ("FNACLoss", {"reduction": "sum"}),
+    "InfoNCE, elimination": ("InfoNCE", {"elimination": "both", "elimination_level": 0.3}),
+    "FNAC, elimination": ("FNACLoss", {"elimination": "audio", "anchor": "audio"}),
 }
 
 

@@ -29,6 +29,41 @@ def exact_rate(sizes, batch_size):
     )
 
 
+class TestEliminationQuality:
+    def test_agrees_with_counting(self, generator):
+        labels = torch.randint(4, (20,), generator=generator)
+        left_out = torch.rand(20, 20, generator=generator) < 0.3
+        same = (labels[:, None] == labels).tolist()
+        pairs = [(n, m) for n in range(20) for m in range(20) if n != m]
+        out = [pair for pair in pairs if left_out[pair]]
+        wrong = [(n, m) for n, m in pairs if same[n][m]]
+        right = len(set(out) & set(wrong))
+        expected = right / len(out), right / len(wrong), len(out) / 380, len(wrong) / 380
+        assert metrics.elimination_quality(left_out, labels) == pytest.approx(expected)
+        pairs = labels[:, None] == labels
+        assert metrics.elimination_quality(left_out, pairs) == pytest.approx(expected)
+
+    def test_nothing_left_out_has_no_precision(self):
+        found = metrics.elimination_quality(torch.zeros(3, 3).bool(), torch.arange(3))
+        assert found.precision.isnan()
+        assert found.recall.isnan()
+        assert (found.left_out, found.false_negatives) == (0, 0)
+
+    @pytest.mark.parametrize(
+        ("left_out", "labels", "error", "message"),
+        [
+            (torch.zeros(3, 3), torch.arange(3), TypeError, "left_out must be a bool tensor"),
+            (torch.zeros(3, 2).bool(), torch.arange(3), ValueError, r"left_out .* \(3, 2\)"),
+            (torch.zeros(1, 1).bool(), torch.arange(1), ValueError, "b of at least 2"),
+            (torch.zeros(3, 3).bool(), torch.rand(3), TypeError, "labels must be an integer"),
+            (torch.zeros(3, 3).bool(), torch.arange(4), ValueError, r"got \(4,\) and \(3, 3\)"),
+        ],
+    )
+    def test_bad_input_is_named(self, left_out, labels, error, message):
+        with pytest.raises(error, match=message):
+            metrics.elimination_quality(left_out, labels)
+
+
 class TestExpectedFalseNegatives:
     @pytest.mark.parametrize("batch_size", [1, 2, 5, 17, 40, 85])
     @pytest.mark.parametrize("sizes", [[1] * 85, [85], [40, 30, 10, 4, 1], [5] * 17])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 NUMBERS = (int, float, np.integer, np.floating)
+SIDES = ("visual", "audio", "both")
 BACKENDS = ("triton", "triton-stream", "blockwise", "dense")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # what is smaller may be 0 in fp32
@@ -70,6 +71,13 @@ def check_threshold(name: str, value: object) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
 
 
+def check_level(name: str, value: object) -> None:
+    """Raise unless ``value`` lies in [0, 1]."""
+    check_number(name, value)
+    if not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+
+
 def check_flag(name: str, value: object) -> None:
     """Raise unless ``value`` is a bool."""
     if not isinstance(value, bool):
@@ -82,6 +90,8 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(("audio_weight", "visual_weight"), check_weight),
     **dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), check_weight),
     "threshold": check_threshold,
+    "elimination": partial(check_choice, allowed=("none", *SIDES)),
+    "elimination_level": check_level,
     "reduction": partial(check_choice, allowed=("mean", "sum", "none")),
     "gradient_reduction": partial(check_choice, allowed=("mean", "sum")),
     "backend": partial(check_choice, allowed=("auto", *BACKENDS)),

@@ -16,12 +16,14 @@ from torch import Tensor
 from avcontrast import _checks as checks
 from avcontrast import ops
 from avcontrast.distributed import (
+    ALONE,
     Peers,
     check_agreement,
     find_peers,
     replicated,
     shared_sum,
 )
+from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import Settings, compute_dtype
 from avcontrast.ops.dense import unit
 
@@ -34,6 +36,7 @@ __all__ = [
     "false_negative_suppression",
     "fnac",
     "info_nce",
+    "likely_false_negatives",
     "localization_map",
     "max_similarity",
     "true_negative_enhancement",
@@ -94,6 +97,64 @@ def max_similarity(
     checks.check_features(visual, audio, paired=False)
     checks.check_flag("normalize", normalize)
     return ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
+
+
+def likely_false_negatives(
+    visual: Tensor,
+    audio: Tensor,
+    level: float = 0.5,
+    sides: str = "both",
+    *,
+    normalize: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Pairs that match so well that they are likely of the same kind.
+
+    It is what :class:`avcontrast.InfoNCE` leaves out with ``elimination=sides``, for pooling by the
+    maximum. With the matches :math:`s_{nm}` of :func:`max_similarity`, image n and audio m exceed
+
+    .. math::
+        s_{nm} > l \, s_{nn} + (1 - l) \, \tfrac{1}{b} \textstyle\sum_k s_{nk}
+        \quad\text{and}\quad
+        s_{nm} > l \, s_{mm} + (1 - l) \, \tfrac{1}{b} \textstyle\sum_k s_{km}
+
+    An own pair that does not match better than the mean of its row, or column, sets no limit that
+    anything exceeds: with a single pair, or before the model has learned anything, none is likely.
+
+    Args:
+        visual: visual features.
+        audio: audio features of the same pairs.
+        level: :math:`l`, from 0, the mean of the matches, to 1, the match of the own pair.
+        sides: ``"visual"`` for the first condition, ``"audio"`` for the second, or ``"both"``.
+        normalize: scale features to unit length first.
+        backend: see :func:`avcontrast.ops.select_backend`.
+
+    Shape:
+        - visual: (b, d, h, w) or (b, d)
+        - audio: (b, d)
+        - output: (b, b) bool, images as rows; False on the diagonal
+
+    Raises:
+        ValueError: if the shapes do not fit, ``level`` or ``sides`` is not one of these, or the
+            backend cannot run them.
+        TypeError: if ``level`` is no number.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.functional import likely_false_negatives
+        >>> visual = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.4, 0.0], [0.0, 0.0, 1.0]])
+        >>> likely_false_negatives(visual, audio=visual)  # the first two are of a kind
+        tensor([[False,  True, False],
+                [ True, False, False],
+                [False, False, False]])
+    """
+    checks.check_features(visual, audio)
+    checks.check_level("level", level)
+    checks.check_choice("sides", sides, checks.SIDES)
+    checks.check_flag("normalize", normalize)
+    with torch.no_grad():
+        match = ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
+        return above_limits(match, Settings((), elimination=sides, elimination_level=level), ALONE)
 
 
 def localization_map(visual: Tensor, audio: Tensor, *, normalize: bool = True) -> Tensor:
@@ -178,6 +239,8 @@ def info_nce(
     ignore: Tensor | None = None,
     symmetric: bool = True,
     pooling: str = "max",
+    elimination: str = "none",
+    elimination_level: float = 0.5,
     normalize: bool = True,
     reduction: str = "mean",
     gather_distributed: bool = False,
@@ -190,12 +253,23 @@ def info_nce(
     ``ignore`` names pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
     """
     checks.check_features(visual, audio)
-    own = {"symmetric": symmetric, "pooling": pooling}
+    own = {
+        "symmetric": symmetric,
+        "pooling": pooling,
+        "elimination": elimination,
+        "elimination_level": elimination_level,
+    }
     common = _common(
         own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
     )
     terms = BOTH_DIRECTIONS if symmetric else BOTH_DIRECTIONS[:1]
-    settings = Settings(terms, normalize=normalize, pooling=pooling)
+    settings = Settings(
+        terms,
+        normalize=normalize,
+        pooling=pooling,
+        elimination=elimination,
+        elimination_level=elimination_level,
+    )
     values = _contrast(visual, audio, temperature, settings, common, own, ignore)
     return _reduce({"info_nce": _contrastive(values)}, common)["info_nce"]
 
@@ -294,6 +368,8 @@ def fnac(
     anchor: str = "visual",
     adjacency_reduction: str = "mean",
     detach_adjacency: bool = False,
+    elimination: str = "none",
+    elimination_level: float = 0.5,
     normalize: bool = True,
     reduction: str = "mean",
     gather_distributed: bool = False,
@@ -329,6 +405,8 @@ def fnac(
         "anchor": anchor,
         "adjacency_reduction": adjacency_reduction,
         "detach_adjacency": detach_adjacency,
+        "elimination": elimination,
+        "elimination_level": elimination_level,
     }
     common = _common(
         own, normalize, reduction, gather_distributed, group, gradient_reduction, backend
@@ -346,6 +424,8 @@ def fnac(
         mask=mask,
         anchor=anchor,
         detach_adjacency=detach_adjacency,
+        elimination=elimination,
+        elimination_level=elimination_level,
     )
     if not torch.compiler.is_compiling():
         own["regularization"] = regularization  # in a graph it would be compiled in as a constant

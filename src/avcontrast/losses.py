@@ -43,6 +43,11 @@ class _Loss(nn.Module):
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
 
+    def _eliminating(self, eliminate: bool) -> dict[str, Any]:
+        """Return the settings of a call that may switch elimination off."""
+        checks.check_flag("eliminate", eliminate)
+        return self._settings() if eliminate else {**self._settings(), "elimination": "none"}
+
     def extra_repr(self) -> str:
         """Show every setting."""
         temperature = self.temperature
@@ -79,6 +84,12 @@ class InfoNCE(_Loss):
             like.
         symmetric: contrast in both directions; otherwise each image among the audios only.
         pooling: ``"max"`` or ``"mean"`` over the positions of a map.
+        elimination: leave likely false negatives out of the denominators: pairs that match nearly
+            as well as the own pair of their image, ``"visual"``, of their audio, ``"audio"``, or
+            of ``"both"``; ``"none"`` leaves nothing out. See
+            :func:`avcontrast.functional.likely_false_negatives`, which says which pairs these are.
+            They get no gradient, and which ones they are is a constant for it.
+        elimination_level: how nearly, from 0, better than the mean, to 1, better than the own pair.
         normalize: scale features to unit length over the channels first; a vector shorter than
             1e-12 becomes zero and gets no gradient, and so does one whose length overflows.
         reduction: ``"mean"`` or ``"sum"`` over the b samples, or ``"none"``.
@@ -117,6 +128,8 @@ class InfoNCE(_Loss):
 
     symmetric: bool
     pooling: str
+    elimination: str
+    elimination_level: float
 
     def __init__(
         self,
@@ -124,6 +137,8 @@ class InfoNCE(_Loss):
         *,
         symmetric: bool = True,
         pooling: str = "max",
+        elimination: str = "none",
+        elimination_level: float = 0.5,
         normalize: bool = True,
         reduction: str = "mean",
         gather_distributed: bool = False,
@@ -133,7 +148,14 @@ class InfoNCE(_Loss):
     ) -> None:
         super().__init__(locals())
 
-    def forward(self, visual: Tensor, audio: Tensor, *, ignore: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        visual: Tensor,
+        audio: Tensor,
+        *,
+        ignore: Tensor | None = None,
+        eliminate: bool = True,
+    ) -> Tensor:
         """Return the loss of a batch.
 
         Args:
@@ -150,6 +172,8 @@ class InfoNCE(_Loss):
 
                 See :ref:`known false negatives <known-false-negatives>`, also for labels of which
                 some are unknown.
+            eliminate: False leaves no likely false negative out, whatever ``elimination`` says:
+                for the first part of a training, whose matches mean nothing yet.
 
         Example:
             >>> import torch
@@ -164,7 +188,7 @@ class InfoNCE(_Loss):
             tensor([0.3133, 0.6931, 0.5514])
         """
         return functional.info_nce(
-            visual, audio, self.temperature, ignore=ignore, **self._settings()
+            visual, audio, self.temperature, ignore=ignore, **self._eliminating(eliminate)
         )
 
 
@@ -370,6 +394,7 @@ class FNACLoss(_Loss):
             2 / b, and the weights of 100 belong to the published batch of 256. ``"batchmean"``
             sums the row; the published strength is then 100 / 256 = 0.39 at any batch size.
         detach_adjacency: see :class:`FalseNegativeSuppression`.
+        elimination, elimination_level: see :class:`InfoNCE`. For the contrastive term alone.
         normalize, reduction, gather_distributed, group, gradient_reduction, backend: see
             :class:`InfoNCE`.
 
@@ -415,6 +440,8 @@ class FNACLoss(_Loss):
     anchor: str
     adjacency_reduction: str
     detach_adjacency: bool
+    elimination: str
+    elimination_level: float
 
     def __init__(
         self,
@@ -428,6 +455,8 @@ class FNACLoss(_Loss):
         anchor: str = "visual",
         adjacency_reduction: str = "mean",
         detach_adjacency: bool = False,
+        elimination: str = "none",
+        elimination_level: float = 0.5,
         normalize: bool = True,
         reduction: str = "mean",
         gather_distributed: bool = False,
@@ -444,6 +473,7 @@ class FNACLoss(_Loss):
         *,
         regularization: float = 1.0,
         ignore: Tensor | None = None,
+        eliminate: bool = True,
     ) -> Tensor:
         """Return the loss of a batch.
 
@@ -455,6 +485,7 @@ class FNACLoss(_Loss):
             ignore: known false negatives, (b, b) bool, see :meth:`InfoNCE.forward`. They are left
                 out of the contrastive term only: the match that false negative suppression
                 compares, and the adjacencies, are those of all pairs.
+            eliminate: whether likely false negatives are left out as ``elimination`` says.
         """
         return functional.fnac(
             visual,
@@ -463,7 +494,7 @@ class FNACLoss(_Loss):
             regularization=regularization,
             ignore=ignore,
             skip_unweighted=True,
-            **self._settings(),
+            **self._eliminating(eliminate),
         ).loss
 
     def components(
@@ -473,6 +504,7 @@ class FNACLoss(_Loss):
         *,
         regularization: float = 1.0,
         ignore: Tensor | None = None,
+        eliminate: bool = True,
     ) -> FNACComponents:
         """Return the same loss and its unweighted, differentiable terms, all of them computed.
 
@@ -481,6 +513,7 @@ class FNACLoss(_Loss):
             audio: audio features, (b, d).
             regularization: as in :meth:`forward`; it enters ``loss`` only.
             ignore: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
+            eliminate: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
         """
         return functional.fnac(
             visual,
@@ -488,7 +521,7 @@ class FNACLoss(_Loss):
             self.temperature,
             regularization=regularization,
             ignore=ignore,
-            **self._settings(),
+            **self._eliminating(eliminate),
         )
 
 

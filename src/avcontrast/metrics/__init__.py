@@ -40,9 +40,11 @@ batches or are spread over processes see :mod:`avcontrast.metrics.accumulators`.
 """
 
 from avcontrast.metrics.false_negatives import (
+    EliminationQuality,
     ExpectedFalseNegatives,
     batch_similarity,
     class_batches,
+    elimination_quality,
     expected_false_negatives,
 )
 from avcontrast.metrics.localization import ciou_ceiling, consensus_iou, pointing_accuracy
@@ -79,6 +81,7 @@ from avcontrast.metrics.success import group_ciou, success_auc, success_rate
 __all__ = [
     "AREA_SUBSETS",
     "PROTOCOLS",
+    "EliminationQuality",
     "ExpectedFalseNegatives",
     "LocalizationScores",
     "Protocol",
@@ -90,6 +93,7 @@ __all__ = [
     "ciou_ceiling",
     "class_batches",
     "consensus_iou",
+    "elimination_quality",
     "expected_false_negatives",
     "f1_at",
     "flat_maps",

@@ -296,6 +296,14 @@ def check_only_labels(labels: Tensor) -> None:
         raise ValueError(f"labels must have shape (n,) with n of at least 1, got {shape(labels)}")
 
 
+def check_pairs(name: str, pairs: Tensor) -> None:
+    """Raise unless ``pairs`` is a bool for each image and each sound of a batch of two or more."""
+    if not isinstance(pairs, Tensor) or pairs.dtype != torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {_kind(pairs)}")
+    if pairs.ndim != 2 or pairs.shape[0] != pairs.shape[1] or len(pairs) < 2:
+        raise ValueError(f"{name} must have shape (b, b), b of at least 2, got {shape(pairs)}")
+
+
 def check_square(name: str, matrix: Tensor) -> None:
     """Raise unless ``matrix`` is (n, n), floating point and finite."""
     check_floating(name, matrix)

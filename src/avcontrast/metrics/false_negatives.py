@@ -23,6 +23,74 @@ class ExpectedFalseNegatives(NamedTuple):
     per_sample: Tensor
 
 
+class EliminationQuality(NamedTuple):
+    """What :func:`elimination_quality` returns: four scalars, each a share.
+
+    Args:
+        precision: of the pairs left out, those that are false negatives; NaN if none is left out.
+        recall: of the false negatives, those left out; NaN if there are none.
+        left_out: of all pairs but the own ones, those left out.
+        false_negatives: of all pairs but the own ones, those that are; what a guess has as
+            precision.
+    """
+
+    precision: Tensor
+    recall: Tensor
+    left_out: Tensor
+    false_negatives: Tensor
+
+
+def elimination_quality(left_out: Tensor, false_negatives: Tensor) -> EliminationQuality:
+    """How many of the pairs that a loss leaves out are false negatives, and how many it misses.
+
+    Args:
+        left_out: pairs taken out of the contrast, such as
+            :func:`avcontrast.functional.likely_false_negatives` returns. The diagonal, which holds
+            the own pairs, does not count.
+        false_negatives: labels, for which pairs of the same label are false negatives, or the pairs
+            themselves.
+
+    Shape:
+        ``left_out`` (b, b) bool; ``false_negatives`` (b,) integer or (b, b) bool; b of at least 2.
+
+    Returns:
+        Four scalars in [0, 1], as float64 (float32 on a device without float64).
+
+    Raises:
+        TypeError: a dtype is another one.
+        ValueError: a shape is another one.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.metrics import elimination_quality
+        >>> left_out = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 0, 0]]).bool()
+        >>> quality = elimination_quality(left_out, torch.tensor([5, 5, 7]))
+        >>> print(f"{quality.precision:.2f} {quality.recall:.2f} {quality.false_negatives:.2f}")
+        0.67 1.00 0.33
+
+    Source:
+        Not published under this name; precision and recall of a detector, whose positives are the
+        false negatives of the contrast.
+    """
+    checks.check_pairs("left_out", left_out)
+    if isinstance(false_negatives, Tensor) and false_negatives.dtype == torch.bool:
+        checks.check_pairs("false_negatives", false_negatives)
+        wrong = false_negatives
+    else:
+        checks.check_only_labels(false_negatives)
+        wrong = false_negatives[:, None] == false_negatives
+    if wrong.shape != left_out.shape:
+        raise ValueError(
+            "false_negatives must be of the pairs of left_out, "
+            f"got {checks.shape(false_negatives)} and {checks.shape(left_out)}"
+        )
+    others = ~torch.eye(len(left_out), dtype=torch.bool, device=left_out.device)
+    kind = wide(left_out.device)
+    out, wrong = left_out[others].to(kind), wrong[others].to(kind)
+    right = (out * wrong).sum()
+    return EliminationQuality(right / out.sum(), right / wrong.sum(), out.mean(), wrong.mean())
+
+
 def expected_false_negatives(labels: Tensor, batch_size: int) -> ExpectedFalseNegatives:
     r"""How many false negatives a batch holds, drawn at random from a labelled set.
 

@@ -15,8 +15,10 @@ side. A row is scaled by its maximum and the sum of exponentials below it: one l
 lose digits, logits being large. Gram matrices are symmetric: with G = Y Y^T / tau the features get
 (dG + dG^T) Y / tau, to which each block of rows of dG, or of its transpose, adds its part.
 
-Pairs that the caller wants ignored count in neither cross entropy, and in the match as ever. The
-two are then softmaxes of their own; without them the match is the one or the other.
+Pairs that are left out, because the caller wants it or because they are likely false negatives,
+count in neither cross entropy, and in the match as ever. It is then a softmax of its own; otherwise
+it is that of the one or the other cross entropy. Which pairs are likely is not stored: it is seen
+from the logits and two limits a sample.
 
 Where processes share a batch, each has the rows of the logits that belong to its own images, and
 everything else as if it were alone: vectors of all samples, and what belongs to all rows. ``rows``
@@ -32,6 +34,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, all_gather, all_reduce
+from avcontrast.ops._elimination import above
 from avcontrast.ops._rows import block_bytes, blocks
 from avcontrast.ops._settings import Settings
 
@@ -55,7 +58,8 @@ class Matrices(NamedTuple):
         tau: the temperature.
         anchor: see :class:`Settings`.
         peers: the processes that share the batch.
-        ignore: which pairs the cross entropies leave out.  [n, b] bool.
+        ignore: which pairs the caller wants left out of the cross entropies.  [n, b] bool.
+        limits: above which likely false negatives lie, see :mod:`._elimination`.  [2, b].
     """
 
     logits: Tensor
@@ -65,6 +69,20 @@ class Matrices(NamedTuple):
     anchor: str
     peers: Peers = ALONE
     ignore: Tensor | None = None
+    limits: Tensor | None = None
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some pairs may be left out of the cross entropies."""
+        return self.ignore is not None or self.limits is not None
+
+    def left_out(self, rows: slice, own: slice) -> Tensor | None:
+        """Return which pairs of a block of rows the cross entropies leave out.  [r, b]."""
+        ignored = None if self.ignore is None else self.ignore[rows]
+        if self.limits is None:
+            return ignored
+        likely = above(self.logits[rows], self.limits, own)
+        return likely if ignored is None else likely.logical_or_(ignored)
 
     @property
     def own(self) -> slice:
@@ -81,26 +99,20 @@ class Matrices(NamedTuple):
     def scale(self, name: str) -> Tensor:
         """Return how each row of a softmax was scaled, see :func:`exponentials`.  [3, b]."""
         if name == "match":
-            if self.ignore is not None:
+            if self.leaves_out:
                 return self.scales[len(SOFTMAXES)]
             name = "visual_to_audio" if self.anchor == "visual" else "audio_to_visual"
         return self.scales[SOFTMAXES.index(name)]
 
-    def scores(self, name: str, rows: slice) -> Tensor:
+    def scores(self, name: str, rows: slice, own: slice) -> Tensor:
         """Return rows of the logits, or a copy: minus infinity where a softmax leaves out.  [r, b].
 
         ``name`` is "match" or a cross entropy.
         """
-        if self.ignore is None or name == "match":
+        left_out = None if name == "match" else self.left_out(rows, own)
+        if left_out is None:
             return self.logits[rows]
-        return self.logits[rows].masked_fill(self.ignore[rows], -torch.inf)
-
-    def probabilities(self, name: str, rows: slice, own: slice, *, by_column: bool) -> Tensor:
-        """Return a block of a softmax over the logits, once that is measured.  [r, b]."""
-        softmax = self.softmax(name, self.logits[rows], own, by_column=by_column)
-        if self.ignore is None or name == "match":
-            return softmax
-        return softmax.masked_fill_(self.ignore[rows], 0)
+        return self.logits[rows].masked_fill(left_out, -torch.inf)
 
     def softmax(self, name: str, scores: Tensor, own: slice, *, by_column: bool) -> Tensor:
         """Return the softmax of a block of rows, whose own rows may lie in columns.  [r, b]."""
@@ -151,9 +163,10 @@ def exponentials(scores: Tensor, own: slice, scale: Tensor) -> Tensor:
     return scores
 
 
-def number_of_softmaxes(ignore: Tensor | None) -> int:
+def number_of_softmaxes(ignore: Tensor | None, settings: Settings) -> int:
     """Return how many of them have a scale of their own, see :meth:`Matrices.scale`."""
-    return len(SOFTMAXES) + (ignore is not None)
+    leaves_out = ignore is not None or settings.eliminates
+    return len(SOFTMAXES) + (leaves_out and settings.suppresses)
 
 
 def measure_logits(matrices: Matrices, settings: Settings) -> None:
@@ -162,7 +175,7 @@ def measure_logits(matrices: Matrices, settings: Settings) -> None:
         _measure_rows(matrices, "visual_to_audio")
     if "audio_to_visual" in settings.directions:
         _measure_columns(matrices, "audio_to_visual")
-    if matrices.ignore is not None and settings.suppresses:
+    if matrices.leaves_out and settings.suppresses:
         measure = _measure_rows if settings.anchor == "visual" else _measure_columns
         measure(matrices, "match")
 
@@ -171,7 +184,7 @@ def _measure_rows(matrices: Matrices, name: str) -> None:
     """Fill in the scales of a softmax over each own row of the logits."""
     scale = matrices.scale(name)
     for rows, own in matrices.blocks(4):
-        exponentials(matrices.scores(name, rows).clone(), own, scale[:, own])
+        exponentials(matrices.scores(name, rows, own).clone(), own, scale[:, own])
 
 
 def _measure_columns(matrices: Matrices, name: str) -> None:
@@ -180,7 +193,7 @@ def _measure_columns(matrices: Matrices, name: str) -> None:
     highest.copy_(all_reduce(_highest_of_columns(matrices, name), matrices.peers, highest=True))
     sums = torch.zeros_like(matrices.scales[0, :2])
     for rows, own in matrices.blocks(4):
-        part = (matrices.scores(name, rows) - highest).exp_()
+        part = (matrices.scores(name, rows, own) - highest).exp_()
         diagonal = part.diagonal(own.start)
         sums[0, own] = diagonal
         diagonal.zero_()
@@ -192,11 +205,11 @@ def _measure_columns(matrices: Matrices, name: str) -> None:
 
 def _highest_of_columns(matrices: Matrices, name: str) -> Tensor:
     """Return the maximum of the own part of each column; minus infinity where nothing counts."""
-    if matrices.ignore is None or name == "match":
+    if name == "match" or not matrices.leaves_out:
         return matrices.logits.amax(0)
     highest = torch.full_like(matrices.scales[0, 0], -torch.inf)
-    for rows, _ in matrices.blocks(4):
-        torch.maximum(highest, matrices.scores(name, rows).amax(0), out=highest)
+    for rows, own in matrices.blocks(4):
+        torch.maximum(highest, matrices.scores(name, rows, own).amax(0), out=highest)
     return highest
 
 
@@ -354,20 +367,24 @@ def logits_backward(
     """Return the gradient of all terms with respect to a block of rows of the logits.  [r, b]."""
     first = matrices.own.start
     own = slice(first + rows.start, first + rows.stop)
-    result = torch.zeros_like(matrices.logits[rows])
+    logits = matrices.logits[rows]
+    left_out = matrices.left_out(rows, own)
+    result = torch.zeros_like(logits)
     for direction in ("visual_to_audio", "audio_to_visual"):
         by_column = direction == "audio_to_visual"
         anchored = signs if by_column == (matrices.anchor == "audio") else {}
         if anchored:
-            softmax = matrices.probabilities("match", rows, own, by_column=by_column)
+            softmax = matrices.softmax("match", logits, own, by_column=by_column)
         for term, sign in anchored.items():
             side = sums[SIDES.index((term, "right"))]
             centred = _centred(sign[rows].to(result.dtype), side, own, by_column)
             grad = _along(grads[term], own, by_column)
             result.addcmul_(centred.mul_(softmax), grad, value=-1)
         if direction in grads:
-            if not anchored or matrices.ignore is not None:
-                softmax = matrices.probabilities(direction, rows, own, by_column=by_column)
+            if not anchored or left_out is not None:
+                softmax = matrices.softmax(direction, logits, own, by_column=by_column)
+            if left_out is not None:
+                softmax.masked_fill_(left_out, 0)
             softmax.diagonal(own.start).copy_(-matrices.complement(direction, own))
             result.addcmul_(softmax, _along(grads[direction], own, by_column))
     return result

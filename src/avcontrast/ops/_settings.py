@@ -32,6 +32,9 @@ class Settings(NamedTuple):
         mask: "hard" or "soft" foreground.
         anchor: whose rows of the cross-modal matrix meet the adjacencies.
         detach_adjacency: treat the adjacencies as constants.
+        elimination: whose limits a likely false negative exceeds: "visual", "audio" or "both"; or
+            "none", which leaves nothing out.
+        elimination_level: where these limits lie, from the mean of the scores, 0, to the own pair.
     """
 
     terms: tuple[str, ...]
@@ -41,6 +44,13 @@ class Settings(NamedTuple):
     mask: str = "hard"
     anchor: str = "visual"
     detach_adjacency: bool = False
+    elimination: str = "none"
+    elimination_level: float = 0.5
+
+    @property
+    def eliminates(self) -> bool:
+        """Whether the cross entropies leave likely false negatives out."""
+        return self.elimination != "none"
 
     def named(self) -> dict[str, Any]:
         """Do as ``_asdict``, which torch.compile cannot trace in torch 2.6, nor ``_replace``."""

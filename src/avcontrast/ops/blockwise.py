@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, all_gather, reduce_scatter
-from avcontrast.ops import _adjacency, _rows, _sources
+from avcontrast.ops import _adjacency, _elimination, _rows, _sources
 from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import Settings, compute_dtype, packed, unpacked, with_options
 
@@ -105,7 +105,7 @@ register_gradient(
 
 
 @torch.library.custom_op("avcontrast::contrast", mutates_args=())
-@with_options(11, with_backward=bool)
+@with_options(12, with_backward=bool)
 def _contrast(
     visual: Tensor,
     audio: Tensor,
@@ -121,7 +121,9 @@ def _contrast(
         own_vectors, _ = _rows.unit_rows(audio, dtype, normalize)
         vectors = all_gather(own_vectors, peers)
         outputs = _empty_outputs(visual, audio, ignore, settings, peers, with_backward)
-        values, logits, index, scales, sums, pooled, own_map, sources, kept, lengths, _ = outputs
+        values, logits, index, scales, sums, limits, pooled, own_map, sources, kept, lengths, _ = (
+            outputs
+        )
         matrices = _adjacency.Matrices(
             logits,
             {"audio": vectors, "pooled": pooled, "sources": sources},
@@ -130,6 +132,7 @@ def _contrast(
             settings.anchor,
             peers,
             ignore,
+            limits if settings.eliminates else None,
         )
         first = matrices.own.start
         for block in _rows.forward_blocks(visual, vectors, len(kept) > 0):
@@ -160,6 +163,8 @@ def _contrast(
             pooled.copy_(all_gather(pooled[matrices.own], peers))
         if "tne" in settings.terms:
             sources.copy_(all_gather(sources[matrices.own], peers))
+        if settings.eliminates:
+            limits.copy_(_elimination.limits_of(logits, settings, peers))
         _adjacency.measure_logits(matrices, settings)
         adjacency, sums[:] = _adjacency.forward(matrices, settings)
         for row, term in enumerate(settings.terms):
@@ -191,6 +196,7 @@ def _contrast_backward(
     index: Tensor,
     scales: Tensor,
     sums: Tensor,
+    limits: Tensor,
     pooled: Tensor,
     own_map: Tensor,
     sources: Tensor,
@@ -208,8 +214,9 @@ def _contrast_backward(
         vectors = vectors if peers.size > 1 else own_vectors
         grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
+        above = limits if settings.eliminates else None
         matrices = _adjacency.Matrices(
-            logits, features, scales, tau, settings.anchor, peers, ignore
+            logits, features, scales, tau, settings.anchor, peers, ignore, above
         )
         sources_matter = "tne" in settings.terms and (need_visual or settings.mask == "soft")
         wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter
@@ -322,8 +329,9 @@ def _empty_outputs(
         empty(len(settings.terms), n),
         empty(n, b, needed=settings.needs_logits),
         _rows.empty_index(visual, b, with_backward and settings.needs_index),
-        empty(_adjacency.number_of_softmaxes(ignore), 3, b).zero_(),
+        empty(_adjacency.number_of_softmaxes(ignore, settings), 3, b).zero_(),
         empty(len(_adjacency.SIDES), 2, b),
+        empty(2, b, needed=settings.eliminates),
         empty(b, d, needed=settings.needs_pooled),
         empty(n, positions, needed="tne" in settings.terms),
         empty(b, d, needed="tne" in settings.terms),

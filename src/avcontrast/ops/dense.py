@@ -7,6 +7,7 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, gather, highest, total
+from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import NORM_EPS, RANGE_EPS, Settings, compute_dtype
 
 
@@ -45,6 +46,9 @@ def contrast(
             best = similarity.max(-1).values if settings.pooling == "max" else similarity.mean(-1)
             logits = best / tau
             contrasted = logits if ignore is None else logits.masked_fill(ignore, -torch.inf)
+            if settings.eliminates:
+                likely = above_limits(logits.detach(), settings, peers)
+                contrasted = contrasted.masked_fill(likely, -torch.inf)
         if "visual_to_audio" in terms:
             values["visual_to_audio"] = -contrasted.log_softmax(1).diagonal(own)
         if "audio_to_visual" in terms:

@@ -74,7 +74,14 @@ class BackwardPass:
         for block in row_blocks(batch):
             logits, where = self.logits_of(block)
             gradients = matrix_gradients(
-                batch, block, self.grads, logits, self.grams, self.kept.scales, self.kept.sums
+                batch,
+                block,
+                self.grads,
+                logits,
+                self.grams,
+                self.kept.scales,
+                self.kept.sums,
+                self.kept.limits,
             )
             self.of_tau += gradients.tau.sum()
             if settings.needs_index:

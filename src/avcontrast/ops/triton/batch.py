@@ -35,7 +35,7 @@ class Batch(NamedTuple):
         settings: see :class:`Settings`.
         peers: the processes that share the batch.
         precision: of the product with the maps.
-        ignore: pairs that are in no cross entropy.  [n, b] bool.
+        ignore: pairs that the caller wants in no cross entropy.  [n, b] bool.
     """
 
     maps: Tensor
@@ -58,9 +58,14 @@ class Batch(NamedTuple):
         return slice(self.own.start + block.start, self.own.start + block.stop)
 
     @property
+    def leaves_out(self) -> bool:
+        """Whether some pairs may be left out of the cross entropies."""
+        return self.ignore is not None or self.settings.eliminates
+
+    @property
     def match(self) -> str:
         """Along what the match is a softmax of its own, because cross entropies leave pairs out."""
-        if self.ignore is None or not self.settings.suppresses:
+        if not (self.leaves_out and self.settings.suppresses):
             return "none"
         return "columns" if self.settings.anchor == "audio" else "rows"
 
@@ -118,7 +123,6 @@ def row_blocks(batch: Batch) -> Iterator[slice]:
     return image_blocks(batch, 1, size)
 
 
-def ignored_bytes(batch: Batch, block: slice) -> Tensor:
-    """Return which pairs of a block the cross entropies leave out, as bytes."""
-    assert batch.ignore is not None
-    return batch.ignore[block].contiguous().view(torch.uint8)
+def ignored_bytes(batch: Batch, block: slice, otherwise: Tensor) -> Tensor:
+    """Return which pairs of a block the caller wants left out, as bytes, if there are any."""
+    return otherwise if batch.ignore is None else batch.ignore[block].contiguous().view(torch.uint8)

@@ -7,6 +7,7 @@ summed while the logits of a block are at hand.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,17 @@ from avcontrast.ops._adjacency import (
     needed_grams,
     number_of_softmaxes,
 )
+from avcontrast.ops._elimination import limits
 from avcontrast.ops._rows import empty_index
 from avcontrast.ops._settings import Settings
 from avcontrast.ops.triton.batch import Batch, operand_blocks, row_blocks
-from avcontrast.ops.triton.logits import logits_source, make_logits, read_maps
+from avcontrast.ops.triton.logits import (
+    LogitsSource,
+    logits_source,
+    make_logits,
+    measure,
+    read_maps,
+)
 from avcontrast.ops.triton.matrices import (
     adjacency_terms,
     combine,
@@ -41,6 +49,7 @@ class Outputs(NamedTuple):
     where: Tensor  # [n, b] position of each maximum, or empty
     scales: Tensor  # [softmaxes, 3, b]
     sums: Tensor  # [sides, 2, b]
+    limits: Tensor  # [2, b] above which pairs are left out, or empty
     lengths: Tensor  # [n, p]
     own_map: Tensor  # [n, p]
     pooled: Tensor  # [b, d]
@@ -69,8 +78,9 @@ def empty_outputs(
         room(len(settings.terms), n),
         room(n, b, needed=store and settings.needs_logits),
         empty_index(visual, b, store and with_backward and settings.needs_index),
-        room(number_of_softmaxes(ignore), 3, b),
+        room(number_of_softmaxes(ignore, settings), 3, b),
         room(len(SIDES), 2, b),
+        room(2, b, needed=settings.eliminates),
         room(n, positions),
         room(n, positions, needed="tne" in settings.terms),
         room(b, d, needed=settings.needs_pooled),
@@ -143,12 +153,17 @@ class ForwardPass:
         source = logits_source(batch, self.grams, outputs.pooled)
         to_audio, to_visual = scales[:2]
         columns, match_columns = [], []
-        for block in operand_blocks(batch) if self.store else row_blocks(batch):
+        if batch.settings.eliminates:
+            self.find_limits(source, read=read)
+        for block in self.logits_blocks():
             rows, positives = batch.rows(block), self.positives[block]
-            logits = self.room_for_logits(block)
-            where = outputs.where[block] if outputs.where.numel() else outputs.where
-            read_to = self.wanted(block, everything=read)
-            found = make_logits(source, block, read_to, logits, where, positives)
+            if batch.settings.eliminates:
+                logits = self.logits_of(block)
+                found = measure(batch, block, logits, outputs.limits, positives)
+            else:
+                logits = self.room_for_logits(block)
+                read_to = self.wanted(block, everything=read)
+                found = make_logits(source, block, read_to, logits, self.where(block), positives)
             combine(found.rows, positives, to_audio[:, rows])
             columns.append(found.columns)
             if batch.match == "rows":
@@ -161,6 +176,31 @@ class ForwardPass:
             measure_columns(batch, torch.cat(columns), self.positives, to_visual)
         if match_columns:
             measure_columns(batch, torch.cat(match_columns), self.positives, scales[-1])
+
+    def logits_blocks(self) -> Iterator[slice]:
+        """Cut the images into blocks whose logits are made at a time."""
+        return operand_blocks(self.batch) if self.store else row_blocks(self.batch)
+
+    def where(self, block: slice) -> Tensor:
+        """Return where to write the positions of the maxima."""
+        where = self.outputs.where
+        return where[block] if where.numel() else where
+
+    def find_limits(self, source: LogitsSource, *, read: bool) -> None:
+        """Make the logits for the first time, and from them the limits of elimination."""
+        batch, own = self.batch, self.batch.own
+        row_means = torch.empty_like(self.positives)
+        column_sums = self.positives.new_zeros(len(batch.audio))
+        for block in self.logits_blocks():
+            logits = self.room_for_logits(block)
+            make_logits(
+                source, block, self.wanted(block, everything=read), logits, self.where(block)
+            )
+            row_means[block] = logits.mean(1)
+            column_sums += logits.sum(0)
+            self.positives[block] = logits.diagonal(own.start + block.start)
+        found = limits(self.positives, row_means, column_sums, batch.settings, batch.peers)
+        self.outputs.limits.copy_(found)
 
     def room_for_logits(self, block: slice) -> Tensor:
         """Return where the logits of a block are stored, or new memory."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from avcontrast.ops.triton.batch import Batch, ignored_bytes
 from avcontrast.ops.triton.kernels.maximum import maximum_kernel
+from avcontrast.ops.triton.kernels.softmax import softmax_kernel
 from avcontrast.ops.triton.matrices import Grams, audio_operand
 from avcontrast.ops.triton.operands import (
     Operand,
@@ -114,7 +115,7 @@ def maximum(
         rows,
         columns,
         rows if positives is None else positives,
-        rows if batch.ignore is None else ignored_bytes(batch, block),
+        ignored_bytes(batch, block, rows),
         match,
         n,
         b,
@@ -129,6 +130,45 @@ def maximum(
         IGNORE=batch.ignore is not None,
         MATCH=batch.match if softmax else "none",
         **tile.options(),
+    )
+    return Statistics(rows, columns, match)
+
+
+def measure(
+    batch: Batch, block: slice, logits: Tensor, limits: Tensor, positives: Tensor
+) -> Statistics:
+    """Return the same of logits that are there, without the pairs above their limits.
+
+    Args:
+        batch: the call.
+        block: which images.
+        logits: of them.  [block, b].
+        limits: see :mod:`avcontrast.ops._elimination`.
+        positives: where to write the logits of the positives.  [block].
+    """
+    n, b = logits.shape
+    tile = tile_for(f"statistics {batch.gram_precision}", n, b, logits.device)
+    row_tiles, column_tiles = triton.cdiv(n, tile.rows), triton.cdiv(b, tile.columns)
+    rows = logits.new_empty(column_tiles, 2, n)
+    columns = logits.new_empty(row_tiles, 2, b)
+    shapes = {"none": (0,), "rows": rows.shape, "columns": columns.shape}
+    match = logits.new_empty(shapes[batch.match])
+    softmax_kernel[(row_tiles * column_tiles,)](
+        logits,
+        limits,
+        ignored_bytes(batch, block, rows),
+        rows,
+        columns,
+        match,
+        positives,
+        n,
+        b,
+        batch.own.start + block.start,
+        IGNORE=batch.ignore is not None,
+        MATCH=batch.match,
+        ROWS=tile.rows,
+        COLUMNS=tile.columns,
+        num_warps=tile.warps,
     )
     return Statistics(rows, columns, match)
 

@@ -17,7 +17,7 @@ from avcontrast.ops.triton.operands import empty_gradients, launching_on
 
 
 @torch.library.custom_op("avcontrast::triton_contrast", mutates_args=())
-@with_options(10, precision=str, store=bool, with_backward=bool)
+@with_options(11, precision=str, store=bool, with_backward=bool)
 def contrast(
     visual: Tensor,
     audio: Tensor,
@@ -61,6 +61,7 @@ def contrast_backward(
     index: Tensor,
     scales: Tensor,
     sums: Tensor,
+    limits: Tensor,
     lengths: Tensor,
     own_map: Tensor,
     pooled: Tensor,
@@ -71,7 +72,9 @@ def contrast_backward(
     """Return the gradients that are needed; the others are empty."""
     settings, peers, (precision, store, *needed) = unpacked(options)
     need_visual, need_audio, need_temperature = needed
-    kept = Outputs(grad, logits, index, scales, sums, lengths, own_map, pooled, sources, everyone)
+    kept = Outputs(
+        grad, logits, index, scales, sums, limits, lengths, own_map, pooled, sources, everyone
+    )
     with launching_on(visual):
         all_audio = everyone if peers.size > 1 else audio.contiguous()
         batch = batch_of(visual, all_audio, temperature, settings, peers, precision, ignore)

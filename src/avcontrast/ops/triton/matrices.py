@@ -119,7 +119,7 @@ def adjacency_terms(
         FNS_VISUAL="fns_visual" in settings.terms,
         TNE="tne" in settings.terms,
         BY_COLUMN=by_column,
-        IGNORE=batch.ignore is not None,
+        LEAVES_OUT=batch.leaves_out,
         **tile.options(),
     )
     return rows.sum(0), columns.sum(0)
@@ -143,6 +143,7 @@ def matrix_gradients(
     grams: Grams,
     scales: Tensor,
     sums: Tensor,
+    limits: Tensor,
 ) -> MatrixGradients:
     """K3: return the gradients of a block of rows of all matrices."""
     settings = batch.settings
@@ -167,7 +168,8 @@ def matrix_gradients(
         *(tensor for operand in grams for tensor in operand[:2]),
         scales,
         sums,
-        scales if batch.ignore is None else ignored_bytes(batch, block),
+        ignored_bytes(batch, block, scales),
+        limits,
         batch.tau,
         batch.largest_map,
         batch.largest_audio,
@@ -184,6 +186,7 @@ def matrix_gradients(
         TNE=has["tne"],
         BY_COLUMN=settings.anchor == "audio",
         IGNORE=batch.ignore is not None,
+        ELIMINATE=settings.eliminates,
         DETACH=settings.detach_adjacency,
         **tile.options(),
     )

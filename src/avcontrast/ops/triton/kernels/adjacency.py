@@ -11,6 +11,7 @@ import triton.language as tl
 from avcontrast.ops.triton.kernels.common import (
     dot,
     dot_split,
+    likely,
     store_statistics,
     tile_of,
     unscale_of,
@@ -199,7 +200,7 @@ def terms_kernel(
     FNS_VISUAL: tl.constexpr,
     TNE: tl.constexpr,
     BY_COLUMN: tl.constexpr,
-    IGNORE: tl.constexpr,
+    LEAVES_OUT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -218,7 +219,7 @@ def terms_kernel(
     unscale_map = unscale_of(largest_map, tau)
     unscale_audio = unscale_of(largest_audio, tau)
     row_out = row_parts + column_tile * 15 * rows + own
-    MATCH: tl.constexpr = ALL if IGNORE else (TO_VISUAL if BY_COLUMN else TO_AUDIO)
+    MATCH: tl.constexpr = ALL if LEAVES_OUT else (TO_VISUAL if BY_COLUMN else TO_AUDIO)
     AXIS: tl.constexpr = 0 if BY_COLUMN else 1
     if BY_COLUMN:
         out = column_parts + row_tile * 15 * count + column
@@ -316,6 +317,7 @@ def gradients_kernel(
     scales,
     sums,
     ignore,
+    limits,
     tau,
     largest_map,
     largest_audio,
@@ -336,6 +338,7 @@ def gradients_kernel(
     TNE: tl.constexpr,
     BY_COLUMN: tl.constexpr,
     IGNORE: tl.constexpr,
+    ELIMINATE: tl.constexpr,
     DETACH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -353,7 +356,8 @@ def gradients_kernel(
     temperature = tl.load(tau)
     unscale_map = unscale_of(largest_map, tau)
     unscale_audio = unscale_of(largest_audio, tau)
-    MATCH: tl.constexpr = ALL if IGNORE else (TO_VISUAL if BY_COLUMN else TO_AUDIO)
+    LEAVES_OUT: tl.constexpr = IGNORE or ELIMINATE
+    MATCH: tl.constexpr = ALL if LEAVES_OUT else (TO_VISUAL if BY_COLUMN else TO_AUDIO)
     # Offsets within a tile fit into 32 bits; addresses in 64, and matrices that are not needed at
     # the moment, would fill the registers.
     tile = (row_tile * ROWS).to(tl.int64) * count
@@ -392,7 +396,9 @@ def gradients_kernel(
         score = tl.load(logits + tile + pair)
         counted = inside
         if IGNORE:
-            counted = inside & (tl.load(ignore + tile + pair) == 0)
+            counted = counted & (tl.load(ignore + tile + pair) == 0)
+        if ELIMINATE:
+            counted = counted & (likely(score, limits, count, row, column, diagonal) == 0)
         if CE_AUDIO:
             softmax = softmax_tile(score, scales, TO_AUDIO, count, row, column, counted, False)
             missing = complement(scales, TO_AUDIO, count, row)[:, None]

@@ -66,6 +66,14 @@ def store_statistics(score, positive, AXIS: tl.constexpr, out, stride, inside):
 
 
 @triton.jit
+def likely(score, limits, count, row, column, positive):
+    """Return which pairs of a tile lie above the limits of their image and of their audio."""
+    of_image = tl.load(limits + row)[:, None]
+    of_audio = tl.load(limits + count + column)[None, :]
+    return (score > of_image) & (score > of_audio) & (positive == 0)
+
+
+@triton.jit
 def unscale_of(largest, tau):
     """Return what turns a product of operands of the same kind into scores."""
     scale = tl.load(largest) / OPERAND_SCALE
