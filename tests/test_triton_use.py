@@ -66,6 +66,21 @@ def test_losses_by_name(loss_class, backend):
 
 
 @pytest.mark.usefixtures("any_device")
+@pytest.mark.parametrize("backend", ["triton", "triton-stream"])
+@pytest.mark.parametrize("b", [1, 2])
+def test_every_term_depends_on_every_input_at_a_single_position(b, backend):
+    inputs = [*features(b, 16, (1, 1)), torch.tensor(0.1, device=DEVICE)]
+    ignore = ~torch.eye(b, dtype=torch.bool, device=DEVICE)
+    for needed in ([0], [1], [2], [0, 1, 2]):
+        inputs = [x.detach() for x in inputs]
+        wanted = [inputs[number].requires_grad_() for number in needed]
+        settings = {"ignore": ignore, "detach_adjacency": True, "backend": backend}
+        for value in functional.fnac(*inputs, **settings):
+            for grad in torch.autograd.grad(value, wanted, retain_graph=True):
+                assert grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("any_device")
 @pytest.mark.parametrize("backend", ["triton", "auto"])
 def test_compiled_equals_eager(backend, monkeypatch):
     torch.compiler.reset()

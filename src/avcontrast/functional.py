@@ -25,7 +25,7 @@ from avcontrast.distributed import (
 )
 from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import Settings, compute_dtype
-from avcontrast.ops.dense import unit
+from avcontrast.ops.dense import unit, zero_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -437,7 +437,7 @@ def fnac(
         loss = contrastive + _weighted_sum(parts, weights)
     for term in weights:
         if term not in parts:
-            parts[term] = torch.zeros_like(contrastive)
+            parts[term] = torch.zeros_like(contrastive) + zero_of(contrastive)
     return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
 
 

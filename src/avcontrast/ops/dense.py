@@ -17,6 +17,11 @@ def unit(features: Tensor, dim: int) -> Tensor:
     return features / torch.where(norm > NORM_EPS, norm, torch.inf)
 
 
+def zero_of(tensor: Tensor) -> Tensor:
+    """Return a zero, of any tensor, whose gradient is zero: what it is added to depends on it."""
+    return tensor.flatten()[:0].sum()
+
+
 def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
     """Return the highest similarity over the positions for every pair.  [n, m]."""
     with torch.autocast(visual.device.type, enabled=False):
@@ -71,7 +76,8 @@ def contrast(
             sources = _sources(visual, audio, tau, settings)
             of_audio = _adjacency(audio, all_audio, tau, peers, detach=detach)
             of_sources = _adjacency(sources, gather(sources, peers), tau, peers)
-            values["tne"] = _distance(of_audio, of_sources, peers)
+            # With a hard mask and a constant adjacency nothing else leads to the audio.
+            values["tne"] = _distance(of_audio, of_sources, peers) + zero_of(audio)
 
         return [values[term] for term in terms]
 
@@ -128,7 +134,7 @@ def _sources(visual: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> 
     if visual.shape[2] == 1:
         # Nothing stands out from a single position. The general form is zero here as well, but
         # Inductor of torch 2.13 gets its gradient wrong.
-        return torch.zeros_like(audio)
+        return visual[:, :, 0] * 0
     own_map = einsum(visual, audio, "b d p, b d -> b p") / tau
     mask = foreground(own_map, settings.threshold, settings.mask)
     return reduce(visual * mask[:, None], "b d p -> b d", "mean")
