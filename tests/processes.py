@@ -333,6 +333,8 @@ def kernels_step(backend, options, pairs):
     ops._lacking = lambda device: []
     inputs = [x.requires_grad_() for x in part(paired_features(pairs))]
     options = {**options, "gather_distributed": True, "gradient_reduction": "sum"}
+    if "ignore" in options:
+        options["ignore"] = part([options["ignore"]])[0]
     loss = avcontrast.functional.fnac(*inputs, backend=backend, **options).loss
     return loss.detach(), *torch.autograd.grad(loss, inputs)
 

@@ -154,6 +154,51 @@ def test_precision_follows_dtypes_autocast_and_the_global_setting():
     assert operands.decided("as set") == "single"
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="a setting of torch 2.9 and later"
+)
+@pytest.mark.parametrize("place", [torch.backends.cuda.matmul, torch.backends], ids=["", "all"])
+def test_precision_follows_the_settings_by_their_new_name(place):
+    products = torch.backends.cuda.matmul
+    before = torch.backends.fp32_precision, products.fp32_precision
+    try:
+        products.fp32_precision = "none"
+        place.fp32_precision = "tf32"
+        assert operands.decided("as set") == "single"
+        visual, audio = features(5, 16, (2, 2))
+        precise = results(dense, visual, audio, Settings(TERMS))[0]
+        found = results(kernels, visual, audio, Settings(TERMS))[0]
+        torch.testing.assert_close(found, precise, rtol=1e-2, atol=1e-2)
+        place.fp32_precision = "ieee"
+        assert operands.decided("as set") == "split"
+    finally:
+        torch.backends.fp32_precision, products.fp32_precision = before
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["unit", "as they are"])
+@pytest.mark.parametrize("b", [1, 5])
+@pytest.mark.parametrize("place", ["channel", "position", "audio"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, which is made of numpy
+def test_what_is_not_finite_is_not_lost(value, place, b, normalize):
+    for dtype, store in ((torch.float32, True), (torch.float16, False)):
+        visual, audio = features(b, 16, (2, 2), dtype=dtype)
+        broken = {
+            "channel": visual[b // 2, 3, 1, 0],
+            "position": visual[b // 2, :, 1, 0],
+            "audio": audio[b // 2, 3],
+        }
+        broken[place].fill_(value)
+        tau = torch.tensor(0.1, device=DEVICE)
+        settings = Settings(TERMS, normalize=normalize)
+        wanted = torch.stack(dense.contrast(visual, audio, tau, settings))
+        found = torch.stack(kernels.contrast(visual, audio, tau, settings, store=store))
+        assert found[wanted.isnan()].isnan().all()
+        if normalize:
+            assert wanted.isnan().any(1).all()
+            assert torch.equal(found.isnan(), wanted.isnan())
+
+
 @pytest.mark.parametrize("layout", ["channels last", "sliced", "transposed", "positions apart"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_layouts(layout, dtype):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kernel_cases import DEVICE, error, features
-from processes import Cluster, kernels_step, paired_features
+from processes import Cluster, ignored, kernels_step, paired_features
 from test_memory import extra_bytes
 
 from avcontrast import FNACLoss, InfoNCE, functional, ops
@@ -138,10 +138,25 @@ def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch)
 
 @pytest.mark.dist
 @pytest.mark.skipif(DEVICE == "cuda", reason="needs gloo and the interpreter")
-@pytest.mark.parametrize("options", [{}, {"anchor": "audio", "mask": "soft"}], ids=["", "audio"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"anchor": "audio", "mask": "soft"},
+        {"ignore": True},
+        {"ignore": True, "anchor": "audio"},
+        {"ignore": True, "elimination": "both", "elimination_level": 0.0},
+    ],
+    ids=["", "audio", "ignore", "ignore audio", "ignore eliminate"],
+)
 @pytest.mark.parametrize("backend", ["triton", "triton-stream"])
 def test_processes_share_a_batch(cluster, backend, options):
     pairs = 34
+    if "ignore" in options:
+        ignore = ignored(pairs)
+        ignore[:17, 20] = True  # a process has nothing but these of a column
+        ignore[17:, 3] = True
+        options = {**options, "ignore": ignore}
     found = cluster.run(kernels_step, backend, options, pairs)
     inputs = [x.double().requires_grad_() for x in paired_features(pairs)]
     loss = functional.fnac(*inputs, backend="dense", **options).loss
