@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +16,7 @@ from test_memory import extra_bytes
 from avcontrast import FNACLoss, InfoNCE, functional, ops
 from avcontrast.distributed import ALONE
 from avcontrast.ops._settings import TERMS, Settings
+from avcontrast.ops._tested import PassedRun
 
 kernels = pytest.importorskip("avcontrast.ops.triton", reason="needs the package triton")
 
@@ -84,8 +88,8 @@ def test_every_term_depends_on_every_input_at_a_single_position(b, backend):
 @pytest.mark.parametrize("backend", ["triton", "auto"])
 def test_compiled_equals_eager(backend, monkeypatch):
     torch.compiler.reset()
-    card = SimpleNamespace(total_memory=2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(ops, "_memory", lambda device: 2**30)
+    monkeypatch.setattr(ops, "_tested", lambda device: True)
     monkeypatch.setattr(ops, "SMALL_MAP_ELEMENTS", 0)
     assert ops.select_backend(backend, *features(18)) == "triton"
     criterion = FNACLoss(backend=backend)
@@ -115,8 +119,10 @@ def test_reasons():
         old = SimpleNamespace(major=7, minor=5)
         patch.setattr(torch.cuda, "get_device_properties", lambda device: old)
         patch.setattr(ops, "HAS_TRITON", False)
+        patch.setattr(ops, "HAS_COMPILER", False)
         assert ops._lacking(card) == [
             "the package triton is not installed",
+            "there is no C compiler, neither in CC nor as gcc or clang",
             "cuda:0 has compute capability 7.5, it needs 8.0",
         ]
         patch.setattr(torch.version, "hip", "6.0")
@@ -125,15 +131,53 @@ def test_reasons():
 
 def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch):
     monkeypatch.setattr(ops, "_lacking", lambda device: [])
+    monkeypatch.setattr(ops, "_tested", lambda device: True)
     visual, audio = torch.zeros(4096, 2, 4, 4), torch.zeros(4096, 2)
     for memory, processes, wanted in (
         (14 * 4096**2, 1, "triton"),
         (14 * 4096**2 - 1, 1, "triton-stream"),
         (14 * 4096**2, 2, "triton-stream"),
     ):
-        card = SimpleNamespace(total_memory=memory)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        monkeypatch.setattr(ops, "_memory", lambda device, memory=memory: memory)
         assert ops.select_backend("auto", visual, audio, processes) == wanted
+
+
+@pytest.mark.parametrize("passed", [(9, 0), (8, 0), None])
+def test_auto_takes_the_kernels_where_they_have_passed_their_tests(passed, monkeypatch):
+    card = SimpleNamespace(major=9, minor=0, total_memory=2**36)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(ops, "_lacking", lambda device: [])
+    runs = [PassedRun(passed, "a card", "2.13", "3.7", "580", "2026-01-31")] if passed else []
+    monkeypatch.setattr(ops, "PASSED_RUNS", tuple(runs))
+    visual, audio = torch.zeros(512, 16, 7, 7), torch.zeros(512, 16)
+    wanted = "triton" if passed == (9, 0) else "blockwise"
+    assert ops.select_backend("auto", visual, audio) == wanted
+    assert ops.select_backend("triton", visual, audio) == "triton"
+    assert ops.unsupported_reasons("triton", visual, audio) == []
+
+
+@pytest.mark.parametrize(
+    ("compiler", "on_path", "found"),
+    [
+        (None, ["gcc"], True),
+        (None, ["clang"], True),
+        (None, [], False),
+        ("cc", ["cc"], True),
+        ("other", ["gcc"], False),
+    ],
+)
+def test_a_c_compiler_is_looked_for_where_triton_does(compiler, on_path, found, tmp_path):
+    for name in on_path:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    environment.pop("CC", None)
+    if compiler is not None:
+        environment["CC"] = compiler
+    code = "from avcontrast import ops; print(ops.HAS_COMPILER)"
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout == f"{found}\n"
 
 
 @pytest.mark.dist

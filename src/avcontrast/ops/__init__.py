@@ -7,6 +7,8 @@ and ``triton-stream`` keeps nothing b x b for the backward pass.
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,7 @@ from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense
 from avcontrast.ops._ignored import keeps_positives
 from avcontrast.ops._settings import Settings, compute_dtype
+from avcontrast.ops._tested import PASSED_RUNS
 
 __all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
 
@@ -29,6 +32,11 @@ BACKENDS = _checks.BACKENDS
 
 HAS_TRITON = find_spec("triton") is not None
 """Whether the package is there that compiles the kernels; it is imported on first use."""
+
+HAS_COMPILER = any(
+    map(shutil.which, [os.environ["CC"]] if "CC" in os.environ else ("gcc", "clang"))
+)
+"""Whether Triton finds a C compiler, which it makes the launcher of each kernel with."""
 
 OLDEST_CAPABILITY = (8, 0)
 """Of a CUDA device with the instructions that the kernels are made of."""
@@ -88,12 +96,23 @@ def _lacking(device: torch.device) -> list[str]:
     reasons = []
     if not HAS_TRITON:
         reasons.append("the package triton is not installed")
-    card = torch.cuda.get_device_properties(device)
-    capability = card.major, card.minor
+    if not HAS_COMPILER:
+        reasons.append("there is no C compiler, neither in CC nor as gcc or clang")
+    capability = _capability(device)
     if capability < OLDEST_CAPABILITY:
         have, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY))
         reasons.append(f"{device} has compute capability {have}, it needs {needed}")
     return reasons
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    card = torch.cuda.get_device_properties(device)
+    return card.major, card.minor
+
+
+def _tested(device: torch.device) -> bool:
+    """Return whether the kernels have passed their tests on cards of this kind."""
+    return any(_capability(device) == card.capability for card in PASSED_RUNS)
 
 
 def _memory(device: torch.device) -> int:
@@ -106,8 +125,9 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
 
     Args:
         backend: one of ``BACKENDS``, or ``"auto"``: ``dense`` for small inputs, where it is the
-            faster one, and otherwise the first of ``BACKENDS`` that can run; ``triton`` only if
-            what it keeps for every pair takes no more than half of the device's memory.
+            faster one, and otherwise the first of ``BACKENDS`` that can run; the kernels only on
+            cards of a kind that they have passed their tests on, and ``triton`` only if what it
+            keeps for every pair takes no more than half of the device's memory.
         visual: visual features, (n, d, h, w) or (n, d).
         audio: audio features, (m, d).
         processes: how many processes share the batch, each with as many samples.
@@ -134,6 +154,7 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
             name
             for name in BACKENDS
             if not unsupported_reasons(name, visual, audio)
+            and (not name.startswith("triton") or _tested(visual.device))
             and (name != "triton" or 2 * BYTES_A_PAIR * pairs <= _memory(visual.device))
         )
     reasons = unsupported_reasons(backend, visual, audio)
