@@ -219,6 +219,24 @@ def test_layouts(layout, dtype):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dimension", [1, 2], ids=["channels", "positions"])
+def test_a_view_of_more_numbers_than_32_bits_count(dimension):
+    visual, audio = features(3, 16 if dimension == 2 else 3, (3, 1), dtype=torch.float16)
+    far = 2**30 + 16
+    room = visual.new_empty(2 * far + 2**12)  # of which hardly anything is touched
+    strides = [visual.shape[1], 1, 1, 1]
+    strides[dimension] = far
+    view = room.as_strided(visual.shape, strides).copy_(visual)
+    tau = torch.tensor(0.05, device=DEVICE)
+    outcomes = []
+    for features_of in (view, visual):
+        inputs = features_of.requires_grad_(), audio.requires_grad_()
+        values = torch.stack(kernels.contrast(*inputs, tau, Settings(TERMS, mask="soft")))
+        outcomes.append((values, *torch.autograd.grad(values.sum(), inputs)))
+    for found, wanted in zip(*outcomes):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_raw_operands_need_no_copy():
     """Channels-last 16-bit features are read where they lie."""
     visual, _ = features(16, 64, (2, 2), dtype=torch.float16)
