@@ -190,7 +190,7 @@ def to_maps_kernel(
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     step = tl.arange(0, DEPTH)
     inside = feature < images * POSITIONS
-    # In the loop, offsets from the first image of a tile fit into 32 bits; addresses in 64 would fill
+    # In the loop, offsets from the first image of a tile fit into 32 bits; those in 64 would fill
     # the registers.
     first_feature = tl.program_id(0) * ROWS
     first_image = (first_feature // POSITIONS).to(tl.int64)
