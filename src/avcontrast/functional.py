@@ -24,7 +24,7 @@ from avcontrast.distributed import (
     shared_sum,
 )
 from avcontrast.ops._elimination import above_limits
-from avcontrast.ops._settings import Settings, compute_dtype
+from avcontrast.ops._settings import Settings, compute_dtype, without_autocast
 from avcontrast.ops.dense import unit, zero_of
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def localization_map(visual: Tensor, audio: Tensor, *, normalize: bool = True) -
     """
     checks.check_features(visual, audio, map_for="localization_map")
     checks.check_flag("normalize", normalize)
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         visual, audio = visual.to(dtype), audio.to(dtype)
         if normalize:
@@ -224,7 +224,7 @@ def adjacency(
     checks.check_vectors("features", features)
     checks.check_temperature(temperature)
     checks.check_flag("normalize", normalize)
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features.device):
         features = features.to(compute_dtype(features, features))
         if normalize:
             features = unit(features, 1)
@@ -497,9 +497,10 @@ def _contrast(
             **own,
             "ignore": None if ignore is None else "a tensor",
         }
-        audio = check_agreement(visual, audio, peers, told)
-        if isinstance(temperature, Tensor):
-            temperature = replicated(temperature, peers)
+        learnable = temperature if isinstance(temperature, Tensor) else None
+        audio = check_agreement(visual, audio, peers, told, learnable)
+        if learnable is not None:
+            temperature = replicated(learnable, peers)
     return ops.contrast(
         visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
     )
@@ -518,7 +519,7 @@ def _adjacency_rows(
     rows = {term: values[term] for term in ADJACENCY_TERMS if term in values}
     if adjacency_reduction == "batchmean":
         return rows
-    return {term: row / (len(row) * common.peers.size) for term, row in rows.items()}
+    return {term: row / (row.shape[0] * common.peers.size) for term, row in rows.items()}
 
 
 def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -542,5 +543,5 @@ def _reduce(values: dict[str, Tensor], common: _Common) -> dict[str, Tensor]:
     sums = torch.stack([value.sum() for value in values.values()])
     sums = shared_sum(sums, peers, gradient_reduction)
     if reduction == "mean":
-        sums = sums / (peers.size * len(next(iter(values.values()))))
+        sums = sums / (peers.size * next(iter(values.values())).shape[0])
     return dict(zip(values, sums.unbind(), strict=True))

@@ -47,6 +47,9 @@ MOST_POSITIONS = 1024
 BYTES_A_PAIR = 7
 """What ``triton`` takes for every pair: a logit, a position, and two bytes on the way back."""
 
+SMALL_PAIR_BYTES = 2**26
+"""Up to this size of the matrix of all pairs ``dense`` was the faster one for vectors on a CPU."""
+
 SMALL_MAP_ELEMENTS = 2**17
 """Up to this number of visual feature elements ``dense`` was the faster one on a CPU, ..."""
 
@@ -85,7 +88,16 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
             reasons.append(f"the maps have {positions} positions, it takes up to {MOST_POSITIONS}")
     if backend != "dense" and forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on, it has reverse mode only")
+    elif backend != "dense" and _transformed():
+        reasons.append("it is inside a transform of torch.func (grad, vmap, jacrev, ...)")
     return reasons
+
+
+def _transformed() -> bool:
+    """Return whether a transform of torch.func is on; a compiler cannot trace the question."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def _lacking(device: torch.device) -> list[str]:
@@ -146,7 +158,13 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
     """
     check_choice("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
+        if _exports_any_batch(visual):
+            return "dense"
         pairs = visual.shape[0] * audio.shape[0] * processes
+        if visual.ndim == 2:
+            bytes_ = pairs * compute_dtype(visual, audio).itemsize
+            if bytes_ <= SMALL_PAIR_BYTES:
+                return "dense"
         similarity = pairs * visual.shape[2:].numel()
         if visual.numel() <= SMALL_MAP_ELEMENTS and similarity <= SMALL_SIMILARITY_ELEMENTS:
             return "dense"
@@ -164,6 +182,12 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
             f"{tuple(audio.shape)}: {'; '.join(reasons)}"
         )
     return backend
+
+
+def _exports_any_batch(visual: Tensor) -> bool:
+    """Return whether the program is going to be run with other sizes, and elsewhere."""
+    exporting = getattr(torch.compiler, "is_exporting", lambda: False)()
+    return exporting and not isinstance(visual.numel(), int)
 
 
 def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool, backend: str) -> Tensor:
@@ -204,7 +228,7 @@ def contrast(
     if chosen.startswith("triton"):
         options["store"] = chosen == "triton"
     if ignore is not None:
-        first = peers.own(len(ignore)).start
+        first = peers.own(ignore.shape[0]).start
         temperature = temperature + keeps_positives(ignore.diagonal(first))
         options["ignore"] = ignore
     terms = _module(chosen).contrast(visual, audio, temperature, settings, peers, **options)
