@@ -1,10 +1,11 @@
 """Compile every CUDA kernel for some architectures, without a GPU, and see what comes out.
 
-    python benchmarks/compile_kernels.py --arch 80 90 --output benchmarks/results/kernels.csv
+    python benchmarks/compile_kernels.py --output benchmarks/results/kernels.csv
 
-For each kernel and each tile of its table: registers a thread, shared memory, spilled bytes and the
-matrix instructions in its PTX. The exit status is 1 if anything spills, does not fit into an SM, or
-makes no use of the tensor cores where it should.
+For each kernel and each tile of its table: registers a thread, shared memory, spilled bytes, the
+matrix instructions in its PTX, and whether the assembler makes them wait for each other, which
+costs time. The exit status is 1 if anything spills, does not fit into an SM, or makes no use of the
+tensor cores where it should.
 """
 
 from __future__ import annotations
@@ -28,8 +29,21 @@ from avcontrast.ops.triton import tiles
 from avcontrast.ops.triton.kernels import adjacency, finish, maximum, prepare, products, softmax
 
 CHANNELS = 512
-SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+SHARED_BYTES = {
+    80: 163 * 1024,
+    86: 99 * 1024,
+    89: 99 * 1024,
+    90: 227 * 1024,
+    100: 227 * 1024,
+    120: 99 * 1024,
+}
 """What a block may use on each architecture."""
+
+TENSOR_MEMORY = 512
+"""Columns that a block may use where there is such memory."""
+
+SERIALIZED = re.compile(r"C751[45]\b")
+"""What the assembler calls matrix instructions that it makes wait for each other."""
 
 COUNTS = ("images", "audios", "rows", "count", "tiles", "inner", "images_each")
 OFFSETS = ("first_positive", "first_row")
@@ -53,6 +67,8 @@ class Outcome(NamedTuple):
     shared: int
     spilled: int
     matrix_instructions: int
+    tensor_memory: int = 0
+    serialized: bool = False
 
 
 def map_constants(positions: int) -> dict[str, Any]:
@@ -119,6 +135,8 @@ def position_cases(positions: int) -> Iterator[Case]:
             types = raw_types(prepare.prepare_kernel) if precision == "raw" else {}
             name = f"prepare {precision}{' soft' if soft else ''} {positions}"
             yield Case(name, prepare.prepare_kernel, constants, warps, False, types)
+    padded, block = tiles.map_block(positions, tiles.FINISH_LEAST)
+    sizes |= {"BLOCK": block}
     for soft in (False, True):
         constants = {
             **{name: value for name, value in sizes.items() if name != "CHANNELS_PADDED"},
@@ -166,9 +184,10 @@ def matrix_cases(table: dict[str, tuple[tiles.Tile, ...]]) -> Iterator[Case]:
                 name = f"gradients {precision} {anchor}"
                 yield Case(name, adjacency.gradients_kernel, constants, tile, True, {})
         for tile in table[f"product {precision}"]:
-            constants = {**tile.sizes(), **split, "CHANNELS": CHANNELS}
-            kernel = products.product_kernel
-            yield Case(f"product {precision}", kernel, constants, tile, True, {})
+            for form, stride in (("", "inner_stride"), (" transposed", "row_stride")):
+                constants = {**tile.sizes(), **split, "CHANNELS": CHANNELS, stride: 1}
+                kernel = products.product_kernel
+                yield Case(f"product {precision}{form}", kernel, constants, tile, True, {})
     combine = adjacency.combine_kernel
     yield Case("combine", combine, {"BLOCK": 128}, tiles.Tile(0, 0, 0, 4, 1), False, {})
 
@@ -236,24 +255,32 @@ def compile_case(case: Case, arch: int) -> Outcome:
     options = {"num_warps": case.tile.warps, "num_stages": case.tile.stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     ptx = compiled.asm["ptx"]
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
         target = f"--gpu-name=sm_{arch}{'a' if arch >= 90 else ''}"
-        command = [str(assembler), "-v", target, file.name, "-o", "/dev/null"]
+        command = [str(assembler(arch)), "-v", target, file.name, "-o", "/dev/null"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers = re.search(r"Used (\d+) registers", said)
     spills = re.findall(r"(\d+) bytes spill", said)
     if registers is None or not spills:
         raise RuntimeError(f"the assembler said nothing of {case.name}: {said}")
-    matrix = r"wgmma\.mma_async|mma\.sync"
+    matrix = r"wgmma\.mma_async|mma\.sync|tcgen05\.mma"
     return Outcome(
         int(registers.group(1)),
         compiled.metadata.shared,
         sum(map(int, spills)),
         len(re.findall(matrix, ptx)),
+        getattr(compiled.metadata, "tmem_size", 0) or 0,
+        SERIALIZED.search(said) is not None,
     )
+
+
+def assembler(arch: int) -> Path:
+    """Return the assembler that comes with Triton, which has one of its own for new cards."""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    newer = folder / "ptxas-blackwell"
+    return newer if arch >= 100 and newer.exists() else folder / "ptxas"
 
 
 def faults(case: Case, outcome: Outcome, arch: int) -> list[str]:
@@ -261,7 +288,7 @@ def faults(case: Case, outcome: Outcome, arch: int) -> list[str]:
     found = []
     if outcome.spilled:
         found.append(f"spills {outcome.spilled} bytes")
-    if outcome.shared > SHARED_BYTES[arch]:
+    if outcome.shared > SHARED_BYTES[arch] or outcome.tensor_memory > TENSOR_MEMORY:
         found.append("does not fit")
     if case.matrix and not outcome.matrix_instructions:
         found.append("no tensor cores")
@@ -281,6 +308,8 @@ class Row:
     shared_bytes: int
     spilled_bytes: int
     matrix_instructions: int
+    tensor_memory: int
+    serialized: bool
     faults: str
     triton: str
 
@@ -307,15 +336,17 @@ def line_of(row: Row) -> str:
     return (
         f"{row.kernel:28} {row.tile or '-':>12} {row.warps:5} {row.stages:6} {row.registers:9} "
         f"{row.shared_bytes / 1024:9.0f} {row.spilled_bytes:7} {row.matrix_instructions:6} "
-        f"{row.faults}"
+        f"{'waits' if row.serialized else '':6} {row.faults}"
     ).rstrip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90], choices=SHARED_BYTES)
-    parser.add_argument("--positions", type=int, nargs="+", default=[49, 196])
+    parser.add_argument(
+        "--arch", type=int, nargs="+", default=[*SHARED_BYTES], choices=SHARED_BYTES
+    )
+    parser.add_argument("--positions", type=int, nargs="+", default=[49, 196, 1024])
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     parser.add_argument("--output", type=Path, metavar="CSV", help="file of results, if wanted")
     options = parser.parse_args(arguments)

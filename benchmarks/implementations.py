@@ -15,10 +15,21 @@ from avcontrast import FNACLoss, InfoNCE, ops
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
-LOSSES: dict[str, type[FNACLoss] | type[InfoNCE]] = {"fnac": FNACLoss, "nce": InfoNCE}
+VECTORS = "vectors"
+"""The contrastive term of vectors (b, d) instead of maps."""
+
+LOSSES: dict[str, type[FNACLoss] | type[InfoNCE]] = {
+    "fnac": FNACLoss,
+    "nce": InfoNCE,
+    VECTORS: InfoNCE,
+}
 
 RELEASED = "released"
-RELEASED_LOSSES: dict[str, Criterion] = {"fnac": released_form.fnac, "nce": released_form.nce}
+RELEASED_LOSSES: dict[str, Criterion] = {
+    "fnac": released_form.fnac,
+    "nce": released_form.nce,
+    VECTORS: released_form.vectors,
+}
 
 LARGE_COPIES = 3
 """Similarity tensors that a plain form may hold at its peak, rounded up."""
@@ -62,6 +73,7 @@ DEFAULTS = {
     "cpu": ("dense", "dense-compiled", "blockwise", "auto"),
     "cuda": ("released", "released-compiled", "blockwise", "triton", "triton-stream", "auto"),
 }
+VECTOR_DEFAULTS = ("released", "dense", "blockwise", "auto")
 
 
 def build(implementation: Implementation, loss: str) -> Criterion:

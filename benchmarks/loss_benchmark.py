@@ -1,6 +1,7 @@
 """Time and extra memory of the losses against the plain PyTorch form and its compiled form.
 
     python benchmarks/loss_benchmark.py                  measure; docs and README quote the results
+    python benchmarks/loss_benchmark.py --loss vectors   InfoNCE of vectors against the form of CLIP
     python benchmarks/loss_benchmark.py --device cuda    the same on a GPU
     python benchmarks/loss_benchmark.py --plot           draw the pictures from the results
     python benchmarks/loss_benchmark.py --smoke          tiny sizes, a few seconds
@@ -26,7 +27,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from implementations import BASELINES, DEFAULTS, IMPLEMENTATIONS, LOSSES
+from implementations import (
+    BASELINES,
+    DEFAULTS,
+    IMPLEMENTATIONS,
+    LOSSES,
+    VECTOR_DEFAULTS,
+    VECTORS,
+)
 from measuring import (
     DTYPES,
     MODES,
@@ -60,6 +68,7 @@ SIZES = {
         if b <= largest
     ],
 }
+VECTOR_SIZES = [Size(b, CHANNELS, 1, 1) for b in (128, 256, 512, 1024, 2048, 4096)]
 SMOKE_SIZES = [Size(6, 8, 3, 3), Size(12, 8, 3, 3)]
 
 PASSES = {"forward": 1, "backward": 2, "both": 3, GRAPH: 3}
@@ -201,9 +210,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, few rounds, no compiler")
     options = parser.parse_args(arguments)
 
+    of_vectors = options.loss == VECTORS
+    if of_vectors and options.positions not in (None, (1, 1)):
+        parser.error("--positions: vectors have none")
     if options.output is None:
         kind = f"smoke_{options.device}" if options.smoke else options.device
-        options.output = ROOT / "benchmarks" / "results" / f"loss_{kind}.csv"
+        what = "vectors" if of_vectors else "loss"
+        options.output = ROOT / "benchmarks" / "results" / f"{what}_{kind}.csv"
     if options.plot and not options.output.is_file():
         parser.error(f"--plot needs results, and there is no file {options.output}")
     if options.device == "cuda" and not options.plot:
@@ -217,10 +230,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.implementations is None:
         options.implementations = [
             name
-            for name in DEFAULTS[options.device]
+            for name in (VECTOR_DEFAULTS if of_vectors else DEFAULTS[options.device])
             if not (options.smoke and IMPLEMENTATIONS[name].compile_mode)
         ]
-    options.sizes = chosen_sizes(SMOKE_SIZES if options.smoke else SIZES[options.device], options)
+    default = SMOKE_SIZES if options.smoke else SIZES[options.device]
+    if of_vectors:
+        smoke = [size._replace(height=1, width=1) for size in SMOKE_SIZES]
+        default = smoke if options.smoke else VECTOR_SIZES
+    options.sizes = chosen_sizes(default, options)
     return options
 
 

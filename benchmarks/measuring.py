@@ -260,10 +260,12 @@ def environment(device: str, threads: int) -> dict[str, str | int]:
     }
 
 
-def features(size: Size, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+def features(
+    size: Size, dtype: torch.dtype, device: str, *, vectors: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return seeded random features that require a gradient."""
     generator = torch.Generator().manual_seed(0)
-    shapes = (tuple(size), tuple(size[:2]))
+    shapes = (tuple(size[:2]) if vectors else tuple(size), tuple(size[:2]))
     visual, audio = (
         torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
         for shape in shapes

@@ -12,6 +12,7 @@ import torch
 from implementations import (
     IMPLEMENTATIONS,
     LOSSES,
+    VECTORS,
     Implementation,
     build,
     chosen_backend,
@@ -70,7 +71,7 @@ def passing(size: Size, options: argparse.Namespace) -> Iterator[Candidate]:
     if options.device == "cuda":
         torch.cuda.empty_cache()
     dtype = DTYPES[options.dtype]
-    visual, audio = features(size, dtype, options.device)
+    visual, audio = features(size, dtype, options.device, vectors=options.loss == VECTORS)
     limit = tolerance(dtype, options.matmul_precision)
     exact, truth = truth_of(size, visual, audio, options)
     worst = None

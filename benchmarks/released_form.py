@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, l1_loss, normalize
 
 TEMPERATURE = 0.03
+SCALE = 1 / TEMPERATURE
 THRESHOLD = 0.6
 RANGE_EPS = 1e-5
 WEIGHT = 100.0
@@ -22,6 +23,17 @@ def nce(visual: Tensor, audio: Tensor) -> Tensor:
     """Return the contrastive term of a batch: both directions, summed."""
     logits = _maps(normalize(visual, dim=1), normalize(audio, dim=1)).flatten(2).max(-1).values
     return _contrastive(logits)
+
+
+def vectors(visual: Tensor, audio: Tensor) -> Tensor:
+    """Return the contrastive term of vectors as CLIP's code has it: a matrix a direction, (b, b).
+
+    That takes the mean of the directions; here they are summed.
+    """
+    visual, audio = normalize(visual, dim=1), normalize(audio, dim=1)
+    positives = torch.arange(len(visual), device=visual.device)
+    to_audio, to_visual = SCALE * visual @ audio.T, SCALE * audio @ visual.T
+    return cross_entropy(to_audio, positives) + cross_entropy(to_visual, positives)
 
 
 def fnac(visual: Tensor, audio: Tensor) -> Tensor:

@@ -296,6 +296,7 @@ myst_substitutions = {
     **metrics_tables(HERE.parent / "benchmarks" / "results" / "metrics_cpu.csv"),
     **kernel_tables(HERE.parent / "benchmarks" / "results" / "kernels.csv"),
     "protocol_table": protocol_table(),
+    "small_pairs": f"{ops.SMALL_PAIR_BYTES // 2**20}",
     "small_elements": f"{ops.SMALL_MAP_ELEMENTS:,}",
     "small_similarity": f"{ops.SMALL_SIMILARITY_ELEMENTS:,}",
     "small_batch": str(ops.SMALL_MAP_ELEMENTS // (512 * 7 * 7)),

@@ -9,6 +9,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -286,10 +287,26 @@ def disagreeing(settings_of, pairs_of, dtypes):
     dtype = getattr(torch, dtypes[rank])
     settings = {"gather_distributed": True, **settings_of[rank]}
     temperature = settings.pop("temperature", 0.1)
+    if "learnable" in settings:
+        temperature = torch.tensor(settings.pop("learnable"), requires_grad=True)
     ignore = part([ignored(sum(pairs_of))])[0] if settings.pop("ignore", False) else None
     criterion = avcontrast.FNACLoss(temperature, **settings)
     images, sounds = batch(pairs_of[rank], dtype=dtype)
     return criterion(images[:, :3], sounds[:, :3], ignore=ignore).item()
+
+
+def unequal_on_a_device(unequal):
+    """Compare learnable temperatures where their values cannot be read without a wait."""
+    from avcontrast import distributed
+
+    peers = distributed.find_peers(True, None)
+    temperature = torch.tensor(0.1 + unequal * dist.get_rank())
+    reads = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "_is_at_hand", lambda *_: False)
+        patch.setattr(torch.Tensor, "item", lambda tensor: reads.append(tensor))
+        distributed.check_agreement(*batch(4), peers, {}, temperature)
+    return len(reads)
 
 
 def with_a_mask_of_the_own_pairs(backend):
@@ -311,7 +328,9 @@ def operators_pass_opcheck():
         torch.library.opcheck(operator, (tensor, *peers))
     torch.library.opcheck(distributed._replicated, (tensor.sum().detach(), *peers))
     torch.library.opcheck(distributed._highest, (tensor.detach(), *peers))
-    torch.library.opcheck(distributed._agreed, (tensor, tensor.detach(), "a=1", *peers))
+    for temperature in (None, torch.tensor(0.2)):
+        told = (tensor, tensor.detach(), temperature, "a=1")
+        torch.library.opcheck(distributed._agreed, (*told, *peers))
     visual = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     tau = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     terms, *options = Settings(TERMS, anchor="audio")
@@ -334,6 +353,8 @@ def kernels_step(backend, options, pairs):
     ops._lacking = lambda device: []
     inputs = [x.requires_grad_() for x in part(paired_features(pairs))]
     options = {**options, "gather_distributed": True, "gradient_reduction": "sum"}
+    if "ignore" in options:
+        options["ignore"] = part([options["ignore"]])[0]
     loss = avcontrast.functional.fnac(*inputs, backend=backend, **options).loss
     return loss.detach(), *torch.autograd.grad(loss, inputs)
 

@@ -71,6 +71,20 @@ def test_other_dtypes_threads_and_loss(dtype, results):
     assert int(row["budget_bytes"]) == 2 * 5 * 4 * 2 * 3 + 7 * 5**2 + 16_000_000
 
 
+def test_vectors_against_a_matrix_for_each_direction(results, capsys):
+    assert run("--smoke", "--loss", "vectors", "--output", results) == 0
+    rows = read(results)
+    assert {row["implementation"] for row in rows} == {"released", "dense", "blockwise", "auto"}
+    assert {row["backend"] for row in rows if row["implementation"] == "auto"} == {"dense"}
+    assert {(row["loss"], row["height"], row["width"]) for row in rows} == {("vectors", "1", "1")}
+    assert all(float(row["gradient_error"]) < 1e-5 for row in rows)
+    with pytest.raises(SystemExit, match="2"):
+        run("--smoke", "--loss", "vectors", "--positions", "7x7")
+    assert "--positions: vectors have none" in capsys.readouterr().err
+    default = loss_benchmark.parse(["--loss", "vectors"])
+    assert default.output.name == "vectors_cpu.csv"
+
+
 @pytest.mark.slow
 def test_compiled_forms(results, capsys):
     baselines = {*implementations.BASELINES, *implementations.BASELINES.values()}

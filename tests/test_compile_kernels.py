@@ -48,7 +48,9 @@ def test_faults_are_found_and_decide_the_exit_status(monkeypatch, capsys):
         ({}, []),
         ({"spilled": 8}, ["spills 8 bytes"]),
         ({"shared": 2**20}, ["does not fit"]),
+        ({"tensor_memory": 640}, ["does not fit"]),
         ({"matrix_instructions": 0}, ["no tensor cores"]),
+        ({"serialized": True}, []),
     ):
         changed = outcome._replace(**change)
         assert compile_kernels.faults(case, changed, 90) == said
@@ -56,6 +58,34 @@ def test_faults_are_found_and_decide_the_exit_status(monkeypatch, capsys):
         monkeypatch.setattr(compile_kernels.tiles, "INTERPRETED", False)
         assert compile_kernels.main(["--arch", "90", "--only", case.name]) == bool(said)
         assert all(fault in capsys.readouterr().out for fault in said)
+
+
+def test_serialized_matrix_instructions_are_shown(capsys, monkeypatch):
+    case = next(compile_kernels.matrix_cases(compile_kernels.tiles.HOPPER))
+    made = compile_kernels.Outcome(100, 1024, 0, 4, serialized=True)
+    monkeypatch.setattr(compile_kernels, "compile_case", lambda *_: made)
+    assert " waits" in compile_kernels.line_of(compile_kernels.row_of(case, 90))
+    said = "ptxas info : (C7514) Potential Performance Loss: wgmma.mma_async instructions are"
+    assert compile_kernels.SERIALIZED.search(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "kernel", "positions"),
+    [
+        ("100", "maximum split", "49"),
+        ("100", "gradients split", "49"),
+        ("120", "maximum split", "49"),
+        ("120", "to vectors split", "49"),
+        ("86", "gradients split", "49"),
+        ("90", "finish", "1024"),
+        ("90", "product", "49"),
+    ],
+)
+def test_tiles_of_other_cards_and_sizes(arch, kernel, positions, tmp_path):
+    options = ("--arch", arch, "--positions", positions, "--only", kernel)
+    done = run(*options, TRITON_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_interpreter_cannot_compile():

@@ -32,6 +32,7 @@ from processes import (
     summing_step,
     temperature_beside_the_wrapped_model,
     under_autocast,
+    unequal_on_a_device,
     with_a_mask_of_the_own_pairs,
 )
 
@@ -241,6 +242,10 @@ DISAGREEMENTS = {
         {"settings_of": [{}, {"temperature": 0.2}, {}, {}]},
         "temperature: 0.1 on ranks 0, 2, 3, 0.2 on rank 1",
     ),
+    "learnable temperatures": (
+        {"settings_of": [{"learnable": value} for value in (0.1, 0.1, 0.2, 0.1)]},
+        "value of the temperature: 0.100000001 on ranks 0, 1, 3, 0.200000003 on rank 2",
+    ),
     "false negatives": (
         {"settings_of": [{}, {"ignore": True}, {"ignore": True}, {}]},
         "ignore: None on ranks 0, 3, a tensor on ranks 1, 2",
@@ -262,6 +267,12 @@ def test_disagreement_is_an_error_on_every_rank(four, what):
     assert [(x.kind, x.message) for x in outcomes] == [("ValueError", expected)] * 4
     agreeing = {"settings_of": [{}] * 4, "pairs_of": [4] * 4, "dtypes": ["float32"] * 4}
     assert len(set(four.run(disagreeing, **agreeing))) == 1
+
+
+def test_temperatures_on_a_device_are_compared_there(two):
+    assert two.run(unequal_on_a_device, 0.0) == [0, 0]
+    for outcome in two.attempt(unequal_on_a_device, 0.1):
+        assert "temperature must have the same value on every process" in outcome.message
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -216,6 +216,56 @@ def test_one_pair_alone_costs_nothing(loss):
         assert grad.abs().max() < 1e-9
 
 
+def every_output(visual, audio, tau, ignore, **options):
+    """Return each loss and each field of the components, with settings that leave much out."""
+    contrastive = {"ignore": ignore, "elimination": "both"}
+    adjacencies = {"detach_adjacency": options.pop("detach_adjacency")}
+    mask = {"mask": options.pop("mask")}
+    inputs = (visual, audio, tau)
+    yield functional.info_nce(*inputs, **contrastive, **options)
+    yield functional.info_nce(*inputs, symmetric=False, pooling="mean", **options)
+    for weights in ({}, {"audio_weight": 0.0}, {"visual_weight": 0.0}):
+        for anchor in ("visual", "audio"):
+            kind = {"anchor": anchor, **weights, **adjacencies}
+            yield functional.false_negative_suppression(*inputs, **kind, **options)
+    yield functional.true_negative_enhancement(*inputs, **mask, **adjacencies, **options)
+    unweighted = dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), 0.0)
+    for more in (
+        contrastive,
+        unweighted,
+        {"regularization": 0.0},
+        {"regularization": 0.0, "skip_unweighted": True},
+    ):
+        yield from functional.fnac(*inputs, **more, **mask, **adjacencies, **options)
+
+
+@pytest.mark.parametrize("mask", ["hard", "soft"])
+@pytest.mark.parametrize("detach", [False, True], ids=["", "detached"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("b", [1, 3])
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_every_output_depends_on_every_input(backend, b, size, detach, mask):
+    ignore = torch.ones(b, b, dtype=torch.bool).fill_diagonal_(False)
+    for needed in ((0,), (1,), (2,), (0, 1, 2)):
+        inputs = [x.detach() for x in (*features(b, 4, size), torch.tensor(0.1))]
+        wanted = [inputs[number].requires_grad_() for number in needed]
+        for reduction in ("mean", "none"):
+            options = {"reduction": reduction, "backend": backend}
+            options |= {"detach_adjacency": detach, "mask": mask}
+            for value in every_output(*inputs, ignore, **options):
+                for grad in torch.autograd.grad(value.sum(), wanted, retain_graph=True):
+                    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_map_of_one_position_has_no_source(backend):
+    visual, audio = features(5, 8, (1, 1))
+    parts = FNACLoss(backend=backend).components(visual, audio)
+    assert not gradients(parts.tne, visual)[0].any()
+    broken = visual.detach().index_fill(0, torch.tensor(2), math.nan)
+    assert FNACLoss(backend=backend).components(broken, audio).tne.isnan()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_components_and_forward_are_one_computation(backend):
     visual, audio = features(12, 8, dtype=torch.float32)

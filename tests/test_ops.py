@@ -110,6 +110,95 @@ def test_forward_mode_takes_the_backend_that_has_it():
         torch.func.jvp(InfoNCE(0.5, backend="blockwise"), (visual, audio), tangents)
 
 
+TRANSFORMED = {
+    "grad": lambda loss, v, a: torch.func.grad(loss)(v, a),
+    "vjp": lambda loss, v, a: torch.func.vjp(loss, v, a)[1](torch.ones((), dtype=v.dtype))[0],
+    "jacrev": lambda loss, v, a: torch.func.jacrev(loss)(v, a),
+    "vmap": lambda loss, v, a: torch.func.vmap(torch.func.grad(loss), (0, None))(v[None], a)[0],
+}
+
+
+@pytest.mark.parametrize("criterion", [FNACLoss, InfoNCE])
+@pytest.mark.parametrize("transform", TRANSFORMED)
+def test_transforms_take_the_backend_that_has_them(transform, criterion, monkeypatch):
+    monkeypatch.setattr(ops, "SMALL_MAP_ELEMENTS", 0)
+    visual, audio = features(6, 4, (2, 2))
+    ignore = torch.zeros(6, 6, dtype=torch.bool)
+    ignore[0, 1] = True
+    assert ops.select_backend("auto", visual, audio) == "blockwise"
+    (wanted,) = torch.autograd.grad(criterion()(visual, audio, ignore=ignore), visual)
+    inputs = visual.detach(), audio.detach()
+    run = TRANSFORMED[transform]
+    found = run(lambda v, a: criterion()(v, a, ignore=ignore), *inputs)
+    torch.testing.assert_close(found, wanted)
+    for backend in ("blockwise", "triton", "triton-stream"):
+        with pytest.raises(ValueError, match=r"it is inside a transform of torch\.func"):
+            run(lambda v, a, backend=backend: criterion(backend=backend)(v, a), *inputs)
+    (best,) = torch.autograd.grad(functional.max_similarity(visual, audio).sum(), visual)
+    found = torch.func.grad(lambda v: functional.max_similarity(v, inputs[1]).sum())(inputs[0])
+    torch.testing.assert_close(found, best)
+
+
+def test_each_loss_of_a_batch_of_masks_keeps_its_positives():
+    visual, audio = (x.detach() for x in features(4, 4, (2, 2)))
+    ignore = torch.zeros(2, 4, 4, dtype=torch.bool)
+    ignore[1, 0, 1] = True
+
+    def loss(ignore):
+        return InfoNCE()(visual, audio, ignore=ignore)
+
+    found = torch.func.vmap(loss)(ignore)
+    torch.testing.assert_close(found, torch.stack([loss(one) for one in ignore]))
+    ignore[1, 2, 2] = True
+    with pytest.raises(ValueError, match="ignore must be False on the diagonal"):
+        torch.func.vmap(loss)(ignore)
+
+
+@pytest.mark.parametrize("b", [6, 512])
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_shapes_without_data(backend, b):
+    visual = torch.empty(b, 16, 7, 7, device="meta", requires_grad=True)
+    audio = torch.empty(b, 16, device="meta", requires_grad=True)
+    ignore = torch.empty(b, b, dtype=torch.bool, device="meta")
+    criterion = FNACLoss(reduction="none", elimination="both", backend=backend)
+    for value in (criterion(visual, audio, ignore=ignore), *criterion.components(visual, audio)):
+        assert value.is_meta
+        assert value.shape == (b,)
+        grads = torch.autograd.grad(value.sum(), (visual, audio), retain_graph=True)
+        assert [grad.shape for grad in grads] == [visual.shape, audio.shape]
+    vectors = InfoNCE(torch.tensor(0.1, device="meta"), backend=backend)
+    assert vectors(visual.mean((2, 3)), audio).shape == ()
+    assert functional.max_similarity(visual, audio, backend=backend).shape == (b, b)
+    assert functional.likely_false_negatives(visual, audio, backend=backend).shape == (b, b)
+    assert functional.localization_map(visual, audio).shape == (b, 7, 7)
+    assert functional.adjacency(audio).shape == (b, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("b", [8, 512])
+@pytest.mark.parametrize("criterion", [FNACLoss, InfoNCE])
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_export_with_any_batch(backend, criterion, b):
+    any_batch = {0: torch.export.Dim("b", min=2, max=4096)}
+    sizes = {"visual": any_batch, "audio": any_batch}
+    inputs = tuple(x.detach() for x in features(b, 4, (7, 7)))
+    program = torch.export.export(criterion(backend=backend), inputs, dynamic_shapes=sizes)
+    inputs = tuple(x.detach() for x in features(12, 4, (7, 7)))
+    found = program.module()(*inputs)
+    torch.testing.assert_close(found, criterion(backend="dense")(*inputs))
+
+
+def test_auto_is_dense_for_vectors_up_to_some_bytes():
+    def chosen(b, dtype=torch.float32):
+        return ops.select_backend("auto", torch.empty(b, 8, dtype=dtype), torch.empty(b, 8))
+
+    assert [chosen(b) for b in (128, 4096, 4097)] == ["dense", "dense", "blockwise"]
+    assert chosen(4096, torch.float16) == "dense"
+    assert chosen(4096, torch.float64) == "blockwise"
+    maps = torch.empty(1024, 256, 1, 1), torch.empty(1024, 256)
+    assert ops.select_backend("auto", *maps) == "blockwise"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("tiny_blocks")
 def test_gradcheck(backend):

@@ -177,6 +177,51 @@ def results_of_contiguous(dtype):
     return results(kernels, *features(4, 32, (4, 4), dtype=dtype), CASES["all terms"])
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="a setting of torch 2.9 and later"
+)
+@pytest.mark.parametrize("place", [torch.backends.cuda.matmul, torch.backends], ids=["", "all"])
+def test_precision_follows_the_settings_by_their_new_name(place):
+    products = torch.backends.cuda.matmul
+    before = torch.backends.fp32_precision, products.fp32_precision
+    try:
+        products.fp32_precision = "none"
+        place.fp32_precision = "tf32"
+        assert operands.decided("as set") == "single"
+        visual, audio = features(5, 16, (2, 2))
+        precise = results(dense, visual, audio, Settings(TERMS))[0]
+        found = results(kernels, visual, audio, Settings(TERMS))[0]
+        torch.testing.assert_close(found, precise, rtol=1e-2, atol=1e-2)
+        place.fp32_precision = "ieee"
+        assert operands.decided("as set") == "split"
+    finally:
+        torch.backends.fp32_precision, products.fp32_precision = before
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["unit", "as they are"])
+@pytest.mark.parametrize("b", [1, 5])
+@pytest.mark.parametrize("place", ["channel", "position", "audio"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, which is made of numpy
+def test_what_is_not_finite_is_not_lost(value, place, b, normalize):
+    for dtype, store in ((torch.float32, True), (torch.float16, False)):
+        visual, audio = features(b, 16, (2, 2), dtype=dtype)
+        broken = {
+            "channel": visual[b // 2, 3, 1, 0],
+            "position": visual[b // 2, :, 1, 0],
+            "audio": audio[b // 2, 3],
+        }
+        broken[place].fill_(value)
+        tau = torch.tensor(0.1, device=DEVICE)
+        settings = Settings(TERMS, normalize=normalize)
+        wanted = torch.stack(dense.contrast(visual, audio, tau, settings))
+        found = torch.stack(kernels.contrast(visual, audio, tau, settings, store=store))
+        assert found[wanted.isnan()].isnan().all()
+        if normalize:
+            assert wanted.isnan().any(1).all()
+            assert torch.equal(found.isnan(), wanted.isnan())
+
+
 @pytest.mark.parametrize("layout", ["channels last", "sliced", "transposed", "positions apart"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_layouts(layout, dtype):
@@ -194,6 +239,24 @@ def test_layouts(layout, dtype):
     assert found[1].is_contiguous(memory_format=torch.channels_last) == (layout == "channels last")
     for left, right in zip(found, results_of_contiguous(dtype)):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dimension", [1, 2], ids=["channels", "positions"])
+def test_a_view_of_more_numbers_than_32_bits_count(dimension):
+    visual, audio = features(3, 16 if dimension == 2 else 3, (3, 1), dtype=torch.float16)
+    far = 2**30 + 16
+    room = visual.new_empty(2 * far + 2**12)  # of which hardly anything is touched
+    strides = [visual.shape[1], 1, 1, 1]
+    strides[dimension] = far
+    view = room.as_strided(visual.shape, strides).copy_(visual)
+    tau = torch.tensor(0.05, device=DEVICE)
+    outcomes = []
+    for features_of in (view, visual):
+        inputs = features_of.requires_grad_(), audio.requires_grad_()
+        values = torch.stack(kernels.contrast(*inputs, tau, Settings(TERMS, mask="soft")))
+        outcomes.append((values, *torch.autograd.grad(values.sum(), inputs)))
+    for found, wanted in zip(*outcomes):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_raw_operands_need_no_copy():

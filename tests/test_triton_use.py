@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from kernel_cases import DEVICE, error, features
-from processes import Cluster, kernels_step, paired_features
+from processes import Cluster, ignored, kernels_step, paired_features
 from test_memory import extra_bytes
 
 from avcontrast import FNACLoss, InfoNCE, functional, ops
 from avcontrast.distributed import ALONE
 from avcontrast.ops._settings import TERMS, Settings
+from avcontrast.ops._tested import PassedRun
 
 kernels = pytest.importorskip("avcontrast.ops.triton", reason="needs the package triton")
 
@@ -29,6 +33,8 @@ from avcontrast.ops.triton import (  # noqa: E402
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 AUDIO_ANCHOR = {"anchor": "audio", "mask": "soft"}
+IGNORE = {"ignore": True, "anchor": "audio"}
+ELIMINATE = {"ignore": True, "elimination": "both", "elimination_level": 0.0}
 LAUNCHING = (operands, logits, matrices, products, backward)
 
 
@@ -67,11 +73,26 @@ def test_losses_by_name(loss_class, backend):
 
 
 @pytest.mark.usefixtures("any_device")
+@pytest.mark.parametrize("backend", ["triton", "triton-stream"])
+@pytest.mark.parametrize("b", [1, 2])
+def test_every_term_depends_on_every_input_at_a_single_position(b, backend):
+    inputs = [*features(b, 16, (1, 1)), torch.tensor(0.1, device=DEVICE)]
+    ignore = ~torch.eye(b, dtype=torch.bool, device=DEVICE)
+    for needed in ([0], [1], [2], [0, 1, 2]):
+        inputs = [x.detach() for x in inputs]
+        wanted = [inputs[number].requires_grad_() for number in needed]
+        settings = {"ignore": ignore, "detach_adjacency": True, "backend": backend}
+        for value in functional.fnac(*inputs, **settings):
+            for grad in torch.autograd.grad(value, wanted, retain_graph=True):
+                assert grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("any_device")
 @pytest.mark.parametrize("backend", ["triton", "auto"])
 def test_compiled_equals_eager(backend, monkeypatch):
     torch.compiler.reset()
-    card = SimpleNamespace(total_memory=2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(ops, "_memory", lambda device: 2**30)
+    monkeypatch.setattr(ops, "_tested", lambda device: True)
     monkeypatch.setattr(ops, "SMALL_MAP_ELEMENTS", 0)
     assert ops.select_backend(backend, *features(5)) == "triton"
     criterion = FNACLoss(backend=backend)
@@ -101,8 +122,10 @@ def test_reasons():
         old = SimpleNamespace(major=7, minor=5)
         patch.setattr(torch.cuda, "get_device_properties", lambda device: old)
         patch.setattr(ops, "HAS_TRITON", False)
+        patch.setattr(ops, "HAS_COMPILER", False)
         assert ops._lacking(card) == [
             "the package triton is not installed",
+            "there is no C compiler, neither in CC nor as gcc or clang",
             "cuda:0 has compute capability 7.5, it needs 8.0",
         ]
         patch.setattr(torch.version, "hip", "6.0")
@@ -111,15 +134,53 @@ def test_reasons():
 
 def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch):
     monkeypatch.setattr(ops, "_lacking", lambda device: [])
+    monkeypatch.setattr(ops, "_tested", lambda device: True)
     visual, audio = torch.zeros(4096, 2, 4, 4), torch.zeros(4096, 2)
     for memory, processes, wanted in (
         (14 * 4096**2, 1, "triton"),
         (14 * 4096**2 - 1, 1, "triton-stream"),
         (14 * 4096**2, 2, "triton-stream"),
     ):
-        card = SimpleNamespace(total_memory=memory)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        monkeypatch.setattr(ops, "_memory", lambda device, memory=memory: memory)
         assert ops.select_backend("auto", visual, audio, processes) == wanted
+
+
+@pytest.mark.parametrize("passed", [(9, 0), (8, 0), None])
+def test_auto_takes_the_kernels_where_they_have_passed_their_tests(passed, monkeypatch):
+    card = SimpleNamespace(major=9, minor=0, total_memory=2**36)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(ops, "_lacking", lambda device: [])
+    runs = [PassedRun(passed, "a card", "2.13", "3.7", "580", "2026-01-31")] if passed else []
+    monkeypatch.setattr(ops, "PASSED_RUNS", tuple(runs))
+    visual, audio = torch.zeros(512, 16, 7, 7), torch.zeros(512, 16)
+    wanted = "triton" if passed == (9, 0) else "blockwise"
+    assert ops.select_backend("auto", visual, audio) == wanted
+    assert ops.select_backend("triton", visual, audio) == "triton"
+    assert ops.unsupported_reasons("triton", visual, audio) == []
+
+
+@pytest.mark.parametrize(
+    ("compiler", "on_path", "found"),
+    [
+        (None, ["gcc"], True),
+        (None, ["clang"], True),
+        (None, [], False),
+        ("cc", ["cc"], True),
+        ("other", ["gcc"], False),
+    ],
+)
+def test_a_c_compiler_is_looked_for_where_triton_does(compiler, on_path, found, tmp_path):
+    for name in on_path:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    environment.pop("CC", None)
+    if compiler is not None:
+        environment["CC"] = compiler
+    code = "from avcontrast import ops; print(ops.HAS_COMPILER)"
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout == f"{found}\n"
 
 
 @pytest.mark.dist
@@ -129,12 +190,30 @@ def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch)
     [
         pytest.param("triton", {}, id="triton"),
         pytest.param("triton", AUDIO_ANCHOR, id="triton, audio", marks=pytest.mark.slow),
+        pytest.param(
+            "triton",
+            {"ignore": True, "anchor": "audio"},
+            id="triton, ignore, audio",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("triton", ELIMINATE, id="triton, eliminate"),
         pytest.param("triton-stream", {}, id="triton-stream", marks=pytest.mark.slow),
         pytest.param("triton-stream", AUDIO_ANCHOR, id="triton-stream, audio"),
+        pytest.param(
+            "triton-stream", {"ignore": True}, id="triton-stream, ignore", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "triton-stream", ELIMINATE, id="triton-stream, eliminate", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_processes_share_a_batch(cluster, backend, options):
     pairs = 34
+    if "ignore" in options:
+        ignore = ignored(pairs)
+        ignore[:17, 20] = True  # a process has nothing but these of a column
+        ignore[17:, 3] = True
+        options = {**options, "ignore": ignore}
     found = cluster.run(kernels_step, backend, options, pairs)
     inputs = [x.double().requires_grad_() for x in paired_features(pairs)]
     loss = functional.fnac(*inputs, backend="dense", **options).loss

@@ -162,7 +162,8 @@ def check_features(
         raise ValueError(
             f"visual and audio must be on one device, got {visual.device} and {audio.device}"
         )
-    if visual.dtype != audio.dtype and not torch.is_autocast_enabled(visual.device.type):
+    autocast = not visual.is_meta and torch.is_autocast_enabled(visual.device.type)
+    if visual.dtype != audio.dtype and not autocast:
         raise TypeError(
             "visual and audio must have one dtype outside autocast, "
             f"got {visual.dtype} and {audio.dtype}"

@@ -28,6 +28,8 @@ class Peers(NamedTuple):
 
 ALONE = Peers()
 
+UNEQUAL_TEMPERATURES = "temperature must have the same value on every process"
+
 DESCRIPTION_BYTES = 1024
 """Room for what the processes tell each other about a call."""
 
@@ -126,9 +128,15 @@ def replicated(tensor: Tensor, peers: Peers) -> Tensor:
 
 
 def check_agreement(
-    visual: Tensor, audio: Tensor, peers: Peers, settings: dict[str, Any]
+    visual: Tensor,
+    audio: Tensor,
+    peers: Peers,
+    settings: dict[str, Any],
+    temperature: Tensor | None = None,
 ) -> Tensor:
     """Return ``audio``, once all processes are known to bring the same sizes, dtypes and settings.
+
+    The value of a ``temperature`` on a device is compared there, and no process waits for it.
 
     Raises:
         ValueError: on every process if they differ, with the values and the ranks that have them.
@@ -139,7 +147,9 @@ def check_agreement(
     grad = torch.is_grad_enabled()
     told += f"\nvisual needs a gradient={grad and visual.requires_grad}"
     told += f"\naudio needs a gradient={grad and audio.requires_grad}"
-    agreed: Tensor = _agreed(audio, visual, told, *peers)
+    if temperature is not None:
+        temperature = temperature.detach()
+    agreed: Tensor = _agreed(audio, visual, temperature, told, *peers)
     return agreed
 
 
@@ -206,19 +216,36 @@ def _(tensor: Tensor, size: int, rank: int, group: str) -> Tensor:
 
 @torch.library.custom_op("avcontrast::agreed", mutates_args=())
 def _agreed(
-    audio: Tensor, visual: Tensor, settings: str, size: int, rank: int, group: str
+    audio: Tensor,
+    visual: Tensor,
+    temperature: Tensor | None,
+    settings: str,
+    size: int,
+    rank: int,
+    group: str,
 ) -> Tensor:
     peers = Peers(size, rank, group)
     pairs, channels = audio.shape
     told = f"pairs={pairs}\nchannels={channels}\nvisual dtype={visual.dtype}\n"
-    told += f"audio dtype={audio.dtype}\n{settings}"
-    _raise_unless_equal(_exchange(told, _meeting_place(peers, audio.device), peers))
+    told += f"audio dtype={audio.dtype}\n"
+    place = _meeting_place(peers, audio.device)
+    if temperature is not None and _is_at_hand(temperature, place):
+        told += f"value of the temperature={temperature.item():.9g}\n"
+    _raise_unless_equal(_exchange(told + settings, place, peers))
+    if temperature is not None and not _is_at_hand(temperature, place):
+        values = all_gather(temperature.reshape(1), peers)
+        torch._assert_async((values == temperature).all(), UNEQUAL_TEMPERATURES)
     return audio.clone()
 
 
 @_agreed.register_fake
-def _(audio: Tensor, visual: Tensor, settings: str, size: int, rank: int, group: str) -> Tensor:
+def _(audio: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(audio)
+
+
+def _is_at_hand(tensor: Tensor, place: torch.device) -> bool:
+    """Return whether a tensor can be read without a wait, or where there is one anyway."""
+    return tensor.device.type == "cpu" or tensor.device == place
 
 
 def _meeting_place(peers: Peers, device: torch.device) -> torch.device:
@@ -279,7 +306,7 @@ def _replicated_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, No
 
 
 def _agreed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return grad, None, None, None, None, None
+    return grad, None, None, None, None, None, None
 
 
 _gather.register_autograd(_gather_backward, setup_context=_setup)

@@ -23,8 +23,8 @@ from avcontrast.distributed import (
     shared_sum,
 )
 from avcontrast.ops._elimination import above_limits
-from avcontrast.ops._settings import Settings, compute_dtype, named
-from avcontrast.ops.dense import unit
+from avcontrast.ops._settings import Settings, compute_dtype, named, without_autocast
+from avcontrast.ops.dense import unit, zero_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -183,7 +183,7 @@ def localization_map(visual: Tensor, audio: Tensor, *, normalize: bool = True) -
     """
     checks.check_features(visual, audio, map_for="localization_map")
     checks.check_flag("normalize", normalize)
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         visual, audio = visual.to(dtype), audio.to(dtype)
         if normalize:
@@ -223,7 +223,7 @@ def adjacency(
     checks.check_vectors("features", features)
     checks.check_temperature(temperature)
     checks.check_flag("normalize", normalize)
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features.device):
         features = features.to(compute_dtype(features, features))
         if normalize:
             features = unit(features, 1)
@@ -407,7 +407,7 @@ def fnac(
         loss = contrastive + _weighted_sum(parts, weights)
     for term in weights:
         if term not in parts:
-            parts[term] = torch.zeros_like(contrastive)
+            parts[term] = torch.zeros_like(contrastive) + zero_of(contrastive)
     return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
 
 
@@ -453,9 +453,10 @@ def _parts(
             "adjacency_reduction": adjacency_reduction,
             "ignore": None if ignore is None else "a tensor",
         }
-        audio = check_agreement(visual, audio, peers, told)
-        if isinstance(temperature, Tensor):
-            temperature = replicated(temperature, peers)
+        learnable = temperature if isinstance(temperature, Tensor) else None
+        audio = check_agreement(visual, audio, peers, told, learnable)
+        if learnable is not None:
+            temperature = replicated(learnable, peers)
     values = ops.contrast(
         visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
     )
@@ -478,7 +479,7 @@ def _adjacency_rows(
     rows = {term: values[term] for term in ADJACENCY_TERMS if term in values}
     if adjacency_reduction == "batchmean":
         return rows
-    return {term: row / (len(row) * peers.size) for term, row in rows.items()}
+    return {term: row / (row.shape[0] * peers.size) for term, row in rows.items()}
 
 
 def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -503,5 +504,5 @@ def _reduce(
     sums = torch.stack([value.sum() for value in values.values()])
     sums = shared_sum(sums, peers, gradient_reduction)
     if reduction == "mean":
-        sums = sums / (peers.size * len(next(iter(values.values()))))
+        sums = sums / (peers.size * next(iter(values.values())).shape[0])
     return dict(zip(values, sums.unbind(), strict=True))

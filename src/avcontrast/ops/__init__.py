@@ -7,6 +7,8 @@ and ``triton-stream`` keeps nothing b x b for the backward pass.
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,7 @@ from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense
 from avcontrast.ops._ignored import keeps_positives
 from avcontrast.ops._settings import Settings, compute_dtype, named
+from avcontrast.ops._tested import PASSED_RUNS
 
 __all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
 
@@ -30,6 +33,11 @@ BACKENDS = _checks.BACKENDS
 HAS_TRITON = find_spec("triton") is not None
 """Whether the package is there that compiles the kernels; it is imported on first use."""
 
+HAS_COMPILER = any(
+    map(shutil.which, [os.environ["CC"]] if "CC" in os.environ else ("gcc", "clang"))
+)
+"""Whether Triton finds a C compiler, which it makes the launcher of each kernel with."""
+
 OLDEST_CAPABILITY = (8, 0)
 """Of a CUDA device with the instructions that the kernels are made of."""
 
@@ -38,6 +46,9 @@ MOST_POSITIONS = 1024
 
 BYTES_A_PAIR = 7
 """What ``triton`` takes for every pair: a logit, a position, and two bytes on the way back."""
+
+SMALL_PAIR_BYTES = 2**26
+"""Up to this size of the matrix of all pairs ``dense`` was the faster one for vectors on a CPU."""
 
 SMALL_MAP_ELEMENTS = 2**17
 """Up to this number of visual feature elements ``dense`` was the faster one on a CPU, ..."""
@@ -77,7 +88,16 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
             reasons.append(f"the maps have {positions} positions, it takes up to {MOST_POSITIONS}")
     if backend != "dense" and forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on, it has reverse mode only")
+    elif backend != "dense" and _transformed():
+        reasons.append("it is inside a transform of torch.func (grad, vmap, jacrev, ...)")
     return reasons
+
+
+def _transformed() -> bool:
+    """Return whether a transform of torch.func is on; a compiler cannot trace the question."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def _lacking(device: torch.device) -> list[str]:
@@ -88,12 +108,23 @@ def _lacking(device: torch.device) -> list[str]:
     reasons = []
     if not HAS_TRITON:
         reasons.append("the package triton is not installed")
-    card = torch.cuda.get_device_properties(device)
-    capability = card.major, card.minor
+    if not HAS_COMPILER:
+        reasons.append("there is no C compiler, neither in CC nor as gcc or clang")
+    capability = _capability(device)
     if capability < OLDEST_CAPABILITY:
         have, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY))
         reasons.append(f"{device} has compute capability {have}, it needs {needed}")
     return reasons
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    card = torch.cuda.get_device_properties(device)
+    return card.major, card.minor
+
+
+def _tested(device: torch.device) -> bool:
+    """Return whether the kernels have passed their tests on cards of this kind."""
+    return any(_capability(device) == card.capability for card in PASSED_RUNS)
 
 
 def _memory(device: torch.device) -> int:
@@ -106,8 +137,9 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
 
     Args:
         backend: one of ``BACKENDS``, or ``"auto"``: ``dense`` for small inputs, where it is the
-            faster one, and otherwise the first of ``BACKENDS`` that can run; ``triton`` only if
-            what it keeps for every pair takes no more than half of the device's memory.
+            faster one, and otherwise the first of ``BACKENDS`` that can run; the kernels only on
+            cards of a kind that they have passed their tests on, and ``triton`` only if what it
+            keeps for every pair takes no more than half of the device's memory.
         visual: visual features, (n, d, h, w) or (n, d).
         audio: audio features, (m, d).
         processes: how many processes share the batch, each with as many samples.
@@ -126,7 +158,13 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
     """
     check_choice("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
+        if _exports_any_batch(visual):
+            return "dense"
         pairs = visual.shape[0] * audio.shape[0] * processes
+        if visual.ndim == 2:
+            bytes_ = pairs * compute_dtype(visual, audio).itemsize
+            if bytes_ <= SMALL_PAIR_BYTES:
+                return "dense"
         similarity = pairs * visual.shape[2:].numel()
         if visual.numel() <= SMALL_MAP_ELEMENTS and similarity <= SMALL_SIMILARITY_ELEMENTS:
             return "dense"
@@ -134,6 +172,7 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
             name
             for name in BACKENDS
             if not unsupported_reasons(name, visual, audio)
+            and (not name.startswith("triton") or _tested(visual.device))
             and (name != "triton" or 2 * BYTES_A_PAIR * pairs <= _memory(visual.device))
         )
     reasons = unsupported_reasons(backend, visual, audio)
@@ -143,6 +182,12 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
             f"{tuple(audio.shape)}: {'; '.join(reasons)}"
         )
     return backend
+
+
+def _exports_any_batch(visual: Tensor) -> bool:
+    """Return whether the program is going to be run with other sizes, and elsewhere."""
+    exporting = getattr(torch.compiler, "is_exporting", lambda: False)()
+    return exporting and not isinstance(visual.numel(), int)
 
 
 def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool, backend: str) -> Tensor:
@@ -183,7 +228,7 @@ def contrast(
     if chosen.startswith("triton"):
         options["store"] = chosen == "triton"
     if ignore is not None:
-        first = peers.own(len(ignore)).start
+        first = peers.own(ignore.shape[0]).start
         temperature = temperature + keeps_positives(ignore.diagonal(first))
         options["ignore"] = ignore
     terms = _module(chosen).contrast(visual, audio, temperature, settings, peers, **options)

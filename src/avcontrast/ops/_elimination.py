@@ -30,25 +30,25 @@ def limits(
     Returns:
         [2, b]; of the images only the own ones are filled in.
     """
-    result = column_sums.new_full((2, len(column_sums)), -torch.inf)
+    result = column_sums.new_full((2, column_sums.shape[0]), -torch.inf)
     level = settings.elimination_level
     if settings.elimination != "audio":
-        result[0, peers.own(len(positives))] = _limit(positives, row_means, level)
+        result[0, peers.own(positives.shape[0])] = _limit(positives, row_means, level)
     if settings.elimination != "visual":
-        means = all_reduce(column_sums, peers) / len(column_sums)
+        means = all_reduce(column_sums, peers) / column_sums.shape[0]
         result[1] = _limit(all_gather(positives, peers), means, level)
     return result
 
 
 def limits_of(scores: Tensor, settings: Settings, peers: Peers) -> Tensor:
     """Return the limits where all scores of the own images are at hand, [n, b].  [2, b]."""
-    positives = scores.diagonal(peers.own(len(scores)).start)
+    positives = scores.diagonal(peers.own(scores.shape[0]).start)
     return limits(positives, scores.mean(1), scores.sum(0), settings, peers)
 
 
 def above_limits(scores: Tensor, settings: Settings, peers: Peers) -> Tensor:
     """Return which pairs of the own images, whose scores are at hand, are left out.  [n, b]."""
-    return above(scores, limits_of(scores, settings, peers), peers.own(len(scores)))
+    return above(scores, limits_of(scores, settings, peers), peers.own(scores.shape[0]))
 
 
 def above(scores: Tensor, limits: Tensor, own: slice) -> Tensor:

@@ -29,3 +29,8 @@ def keeps_positives(diagonal: Tensor) -> Tensor:
 @keeps_positives.register_fake
 def _(diagonal: Tensor) -> Tensor:
     return diagonal.new_empty((), dtype=torch.uint8)
+
+
+@keeps_positives.register_vmap
+def _(info: object, in_dims: tuple[int | None], diagonals: Tensor) -> tuple[Tensor, None]:
+    return keeps_positives(diagonals.flatten()), None

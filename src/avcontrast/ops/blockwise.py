@@ -16,7 +16,14 @@ from torch import Tensor
 from avcontrast.distributed import ALONE, Peers, all_gather, reduce_scatter
 from avcontrast.ops import _adjacency, _elimination, _rows, _sources
 from avcontrast.ops._autograd import register_gradient
-from avcontrast.ops._settings import Settings, compute_dtype, packed, unpacked, with_options
+from avcontrast.ops._settings import (
+    Settings,
+    compute_dtype,
+    packed,
+    unpacked,
+    with_options,
+    without_autocast,
+)
 
 
 def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
@@ -45,7 +52,7 @@ def contrast(
 def _max_similarity(
     visual: Tensor, audio: Tensor, normalize: bool, with_index: bool
 ) -> tuple[Tensor, Tensor]:
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         vectors, _ = _rows.unit_rows(audio, dtype, normalize)
         best = vectors.new_empty(visual.shape[0], audio.shape[0])
@@ -76,7 +83,7 @@ def _max_similarity_backward(
     need_visual: bool,
     need_audio: bool,
 ) -> tuple[Tensor, Tensor]:
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
@@ -115,7 +122,7 @@ def _contrast(
 ) -> tuple[Tensor, ...]:
     settings, peers, (with_backward,) = unpacked(options)
     normalize = settings.normalize
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
         own_vectors, _ = _rows.unit_rows(audio, dtype, normalize)
@@ -207,7 +214,7 @@ def _contrast_backward(
 ) -> tuple[Tensor, ...]:
     settings, peers, (need_visual, need_audio, need_temperature) = unpacked(options)
     normalize = settings.normalize
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
         own_vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, gather, highest, total
 from avcontrast.ops._elimination import above_limits
-from avcontrast.ops._settings import NORM_EPS, RANGE_EPS, Settings, compute_dtype
+from avcontrast.ops._settings import (
+    NORM_EPS,
+    RANGE_EPS,
+    Settings,
+    compute_dtype,
+    without_autocast,
+)
 
 
 def unit(features: Tensor, dim: int) -> Tensor:
@@ -17,9 +23,14 @@ def unit(features: Tensor, dim: int) -> Tensor:
     return features / torch.where(norm > NORM_EPS, norm, torch.inf)
 
 
+def zero_of(tensor: Tensor) -> Tensor:
+    """Return a zero, of any tensor, whose gradient is zero: what it is added to depends on it."""
+    return tensor.flatten()[:0].sum()
+
+
 def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
     """Return the highest similarity over the positions for every pair.  [n, m]."""
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         visual, audio = _prepare(visual, audio, normalize)
         return einsum(visual, audio, "n d p, m d -> n m p").max(-1).values
 
@@ -33,18 +44,16 @@ def contrast(
     ignore: Tensor | None = None,
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
-    with torch.autocast(visual.device.type, enabled=False):
+    with without_autocast(visual.device):
         visual, audio = _prepare(visual, audio, settings.normalize)
         tau = temperature.to(visual.dtype)
         terms, detach = settings.terms, settings.detach_adjacency
-        own = peers.own(len(audio)).start
+        own = peers.own(audio.shape[0]).start
         all_audio = gather(audio, peers)
         values = {}
 
         if settings.needs_logits:
-            similarity = einsum(visual, all_audio, "n d p, m d -> n m p")
-            best = similarity.max(-1).values if settings.pooling == "max" else similarity.mean(-1)
-            logits = best / tau
+            logits = _logits(visual, all_audio, tau, settings.pooling)
             contrasted = logits if ignore is None else logits.masked_fill(ignore, -torch.inf)
             if settings.eliminates:
                 likely = above_limits(logits.detach(), settings, peers)
@@ -71,18 +80,31 @@ def contrast(
             sources = _sources(visual, audio, tau, settings)
             of_audio = _adjacency(audio, all_audio, tau, peers, detach=detach)
             of_sources = _adjacency(sources, gather(sources, peers), tau, peers)
-            values["tne"] = _distance(of_audio, of_sources, peers)
+            # With a hard mask and a constant adjacency nothing else leads to the audio.
+            values["tne"] = _distance(of_audio, of_sources, peers) + zero_of(audio)
 
         return [values[term] for term in terms]
+
+
+def _logits(visual: Tensor, audio: Tensor, tau: Tensor, pooling: str) -> Tensor:
+    """Return the maximum, or the mean, of the similarity over the positions, over tau.  [n, m]."""
+    if visual.shape[2] == 1:
+        # Of vectors, to divide the product takes a good part of the time of the loss.
+        return (visual.flatten(1) * tau.reciprocal()) @ audio.T
+    similarity = einsum(visual, audio, "n d p, m d -> n m p")
+    best = similarity.max(-1).values if pooling == "max" else similarity.mean(-1)
+    return best / tau
 
 
 def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
     visual = rearrange(visual, "b d h w -> b d (h w)")
     dtype = compute_dtype(visual, audio)
     visual, audio = visual.to(dtype), audio.to(dtype)
-    if normalize:
-        return unit(visual, 1), unit(audio, 1)
-    return visual, audio
+    if not normalize:
+        return visual, audio
+    if visual.shape[2] == 1:  # a sum over the last dimension is the faster one
+        return unit(visual.flatten(1), 1)[:, :, None], unit(audio, 1)
+    return unit(visual, 1), unit(audio, 1)
 
 
 def _adjacency(
@@ -121,14 +143,14 @@ def _distance(left: Tensor, right: Tensor, peers: Peers, *, by_column: bool = Fa
     """Return the sum over each own row of what two matrices differ by.  [n]."""
     if not by_column:
         return (left - right).abs().sum(1)
-    return total((left - right).abs().sum(0), peers)[peers.own(len(left))]
+    return total((left - right).abs().sum(0), peers)[peers.own(left.shape[0])]
 
 
 def _sources(visual: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
     if visual.shape[2] == 1:
         # Nothing stands out from a single position. The general form is zero here as well, but
         # Inductor of torch 2.13 gets its gradient wrong.
-        return torch.zeros_like(audio)
+        return visual.flatten(1) * 0
     own_map = einsum(visual, audio, "b d p, b d -> b p") / tau
     mask = foreground(own_map, settings.threshold, settings.mask)
     return reduce(visual * mask[:, None], "b d p -> b d", "mean")

@@ -15,7 +15,7 @@ from avcontrast.ops.triton.kernels.finish import finish_kernel
 from avcontrast.ops.triton.logits import logits_source, make_logits, map_operand
 from avcontrast.ops.triton.matrices import MatrixGradients, gram_operands, matrix_gradients
 from avcontrast.ops.triton.operands import SMALLEST_BOUND, Positions, rows_of
-from avcontrast.ops.triton.tiles import MAP_WARPS, map_block
+from avcontrast.ops.triton.tiles import FINISH_LEAST, MAP_WARPS, map_block
 
 
 class BackwardPass:
@@ -200,7 +200,7 @@ def finish(
         parts.
     """
     n, d, positions = batch.maps.shape
-    padded, block = map_block(positions)
+    padded, block = map_block(positions, FINISH_LEAST)
     of_vectors = own_vectors.new_empty((n, d) if soft else 0)
     tau_parts = own_vectors.new_empty(n if soft else 0)
     maps = grad_maps.numel() > 0

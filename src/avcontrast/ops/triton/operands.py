@@ -34,7 +34,11 @@ def decided(precision: str) -> str:
     """Return the precision of a call; operators ask, so that compiled steps heed the setting."""
     if precision != "as set":
         return precision
-    return "split" if torch.get_float32_matmul_precision() == "highest" else "single"
+    # The name of torch 2.9; once something was set by it, reading the old setting is an error.
+    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", "none")
+    if setting == "none":
+        setting = torch.get_float32_matmul_precision()
+    return "split" if setting in ("ieee", "highest") else "single"
 
 
 @contextmanager

@@ -58,7 +58,7 @@ AMPERE = {
     "statistics single": (Tile(64, 64, 32, 4, 3),),
     "statistics split": (Tile(64, 64, 32, 4, 2),),
     "matrices single": (Tile(64, 32, 64, 8, 3),),
-    "matrices split": (Tile(32, 32, 32, 8, 2),),
+    "matrices split": (Tile(32, 16, 32, 4, 2),),
     "to vectors single": (Tile(64, 128, 32, 8, 3),),
     "to vectors split": (Tile(64, 128, 32, 8, 2),),
     "to maps single": (Tile(64, 128, 32, 8, 3),),
@@ -66,7 +66,21 @@ AMPERE = {
     "product single": (Tile(64, 64, 32, 4, 3),),
     "product split": (Tile(64, 64, 32, 4, 2),),
 }
-TILES = {80: AMPERE, 90: HOPPER}
+# Sums lie in tensor memory, of which a block may use 512 columns.
+BLACKWELL = {
+    **HOPPER,
+    "maximum raw": (Tile(64, 128, 64, 8, 4), *HOPPER["maximum raw"][1:]),
+    "maximum split": HOPPER["maximum split"][1:],
+    "matrices split": (Tile(64, 16, 32, 8, 3),),
+}
+# Without tensor memory or wgmma: sums lie in registers.
+BLACKWELL_RTX = {
+    **HOPPER,
+    "maximum raw": (Tile(64, 128, 64, 8, 3), *HOPPER["maximum raw"][1:]),
+    "maximum split": AMPERE["maximum split"],
+    "to vectors split": AMPERE["to vectors split"],
+}
+TILES = {80: AMPERE, 90: HOPPER, 100: BLACKWELL, 120: BLACKWELL_RTX}
 """By the lowest compute capability, times ten, that they are for."""
 
 SMALL = Tile(16, 16, 16)
@@ -120,7 +134,14 @@ def along_columns(positions: int) -> int:
     return max(16, min(128, 8192 // power_of_two(positions)))
 
 
-def map_block(positions: int) -> tuple[int, int]:
-    """Return how many positions, padded, and channels a program that reads a map takes at once."""
+def map_block(positions: int, least: int = 16) -> tuple[int, int]:
+    """Return how many positions, padded, and channels a program that reads a map takes at once.
+
+    Fewer than the ``least`` channels would leave a row of a map in channels-last layout in parts.
+    """
     padded = power_of_two(positions)
-    return padded, max(16, min(128, 4096 // padded))
+    return padded, max(least, min(128, 4096 // padded))
+
+
+FINISH_LEAST = 4
+"""Channels at once where gradients fill the registers as well."""

@@ -140,16 +140,17 @@ def combine_kernel(parts, positives, highest, total, others, tiles, count, BLOCK
     for tile in range(tiles):
         part = tl.load(parts + tile * 2 * count + sample, mask=inside, other=float("-inf"))
         best = tl.maximum(best, part)
-    best = tl.where(inside, best, 0.0)
+    # A column of which this process leaves out all pairs has a maximum in another one.
+    base = tl.where(best > float("-inf"), best, 0.0)
     sum = tl.zeros([BLOCK], tl.float32)
     for tile in range(tiles):
         part = parts + tile * 2 * count + sample
-        shift = tl.load(part, mask=inside, other=0.0) - best
+        shift = tl.load(part, mask=inside, other=0.0) - base
         sum += tl.load(part + count, mask=inside, other=0.0) * tl.exp(shift)
     positive = tl.load(positives + sample, mask=inside, other=0.0)
     tl.store(highest + sample, best, mask=inside)
     tl.store(others + sample, sum, mask=inside)
-    tl.store(total + sample, sum + tl.exp(positive - best), mask=inside)
+    tl.store(total + sample, sum + tl.exp(positive - base), mask=inside)
 
 
 @triton.jit

@@ -41,7 +41,7 @@ def finish_kernel(
     position = tl.arange(0, POSITIONS_PADDED)
     inside = position < POSITIONS
     block = tl.arange(0, BLOCK)
-    features = maps + image * image_stride + position[:, None] * position_stride
+    features = maps + image * image_stride + position[:, None].to(tl.int64) * position_stride
     length = tl.load(lengths + image * POSITIONS + position, mask=inside, other=1.0)
     of_pooled = tl.zeros([POSITIONS_PADDED], tl.float32)
     of_sources = tl.zeros([POSITIONS_PADDED], tl.float32)
@@ -50,7 +50,7 @@ def finish_kernel(
             channel = first + block
             known = channel < CHANNELS
             x = tl.load(
-                features + channel[None, :] * channel_stride,
+                features + channel[None, :].to(tl.int64) * channel_stride,
                 mask=inside[:, None] & known[None, :],
                 other=0.0,
             )
@@ -85,7 +85,7 @@ def finish_kernel(
         channel = first + block
         known = channel < CHANNELS
         mask = inside[:, None] & known[None, :]
-        x = tl.load(features + channel[None, :] * channel_stride, mask=mask, other=0.0)
+        x = tl.load(features + channel[None, :].to(tl.int64) * channel_stride, mask=mask, other=0.0)
         unit = x.to(tl.float32) / length[:, None]
         if MAPS:
             grad = tl.zeros([POSITIONS_PADDED, BLOCK], tl.float32)

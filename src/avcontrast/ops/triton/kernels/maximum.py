@@ -77,7 +77,7 @@ def maximum_kernel(
     for step in tl.range(0, POSITIONS * STEPS):
         position = step // STEPS
         part = step % STEPS
-        x_at = from_maps + position * position_stride + part * DEPTH
+        x_at = from_maps + position.to(tl.int64) * position_stride + part * DEPTH
         a_at = from_audio + part * DEPTH
         x = tl.load(maps_high + x_at)
         a = tl.load(audio_high + a_at)
@@ -90,9 +90,8 @@ def maximum_kernel(
         if part == STEPS - 1:
             if RAW:
                 sum = sum / tl.load(lengths + image * POSITIONS + position)[:, None]
-            better = sum > best
-            best = tl.where(better, sum, best)
-            where = tl.where(better, position, where)
+            where = tl.where(sum > best, position, where)
+            best = tl.maximum(best, sum, propagate_nan=tl.PropagateNan.ALL)
             sum = tl.zeros([ROWS, COLUMNS], tl.float32)
 
     if RAW:

@@ -48,7 +48,8 @@ def prepare_kernel(
     position = tl.arange(0, POSITIONS_PADDED)
     inside = position < POSITIONS
     block = tl.arange(0, BLOCK)
-    features = maps + image * image_stride + position[:, None] * position_stride
+    # A channel or a position may lie billions of numbers behind the first.
+    features = maps + image * image_stride + position[:, None].to(tl.int64) * position_stride
 
     squares = tl.zeros([POSITIONS_PADDED], tl.float32)
     along = tl.zeros([POSITIONS_PADDED], tl.float32)
@@ -57,7 +58,7 @@ def prepare_kernel(
         channel = first + block
         known = channel < CHANNELS
         x = tl.load(
-            features + channel[None, :] * channel_stride,
+            features + channel[None, :].to(tl.int64) * channel_stride,
             mask=inside[:, None] & known[None, :],
             other=0.0,
         ).to(tl.float32)
@@ -87,7 +88,7 @@ def prepare_kernel(
         channel = first + block
         known = channel < CHANNELS
         x = tl.load(
-            features + channel[None, :] * channel_stride,
+            features + channel[None, :].to(tl.int64) * channel_stride,
             mask=inside[:, None] & known[None, :],
             other=0.0,
         )

@@ -190,8 +190,8 @@ def to_maps_kernel(
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     step = tl.arange(0, DEPTH)
     inside = feature < images * POSITIONS
-    # Offsets from the first image of a tile fit into 32 bits, and addresses in 64 would fill the
-    # registers.
+    # In the loop, offsets from the first image of a tile fit into 32 bits; those in 64 would fill
+    # the registers.
     first_feature = tl.program_id(0) * ROWS
     first_image = (first_feature // POSITIONS).to(tl.int64)
     feature = tl.where(inside, feature, first_feature)
@@ -227,9 +227,9 @@ def to_maps_kernel(
         length = tl.load(lengths + feature)[:, None]
         x = tl.load(
             maps
-            + image[:, None] * image_stride
-            + position[:, None] * position_stride
-            + channel[None, :] * channel_stride,
+            + image[:, None].to(tl.int64) * image_stride
+            + position[:, None].to(tl.int64) * position_stride
+            + channel[None, :].to(tl.int64) * channel_stride,
             mask=mask,
             other=0.0,
         ).to(tl.float32)
