@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import avcontrast
 
-SECONDS = 300
+SECONDS = 900
 """How long processes may take on a busy machine, and wait for one that is lost."""
 
 
@@ -267,11 +267,11 @@ def under_autocast(backend, pairs):
     return value.detach(), grads_of(model.module)
 
 
-def compiled(loss, settings, pairs):
+def compiled(loss, settings, pairs, compiler):
     """Return loss and gradients of a compiled loss, for two strengths of its terms."""
     model = Model(loss, {**settings, "gather_distributed": True}, learn_temperature=True)
     wrapped = DistributedDataParallel(model)
-    model.loss.compile(fullgraph=True)
+    model.loss.compile(fullgraph=True, backend=compiler)
     results = []
     for strength in (1.0, 0.5):
         wrapped.zero_grad()

@@ -205,11 +205,16 @@ def test_encoders_under_autocast(two, backend):
             torch.testing.assert_close(grads[name], grad, rtol=0, atol=0.01 * largest)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_compiled(two, backend):
+@pytest.mark.parametrize(
+    ("backend", "compiler"),
+    [
+        pytest.param("dense", "inductor", marks=pytest.mark.slow),
+        ("blockwise", "aot_eager"),
+    ],
+)
+def test_compiled(two, backend, compiler):
     settings = {"backend": backend, "anchor": "audio"}
-    outcomes = two.run(compiled, "FNACLoss", settings, 8)
+    outcomes = two.run(compiled, "FNACLoss", settings, 8, compiler)
     for number, strength in enumerate((1.0, 0.5)):
         expected = step("FNACLoss", settings, 8, learn_temperature=True, regularization=strength)
         assert_same_on_every_rank([outcome[number] for outcome in outcomes], expected)
