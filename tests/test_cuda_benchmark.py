@@ -97,7 +97,7 @@ def commands():
     for name in ("README.md", "NOTES.md"):
         text = (loss_benchmark.ROOT / "benchmarks" / name).read_text(encoding="utf-8")
         for line in text.replace("\\\n", "").splitlines():
-            _, found, arguments = line.partition("python benchmarks/loss_benchmark.py --device")
+            _, found, arguments = line.partition("benchmarks/loss_benchmark.py --device")
             if found:
                 yield f"--device{arguments}"
 

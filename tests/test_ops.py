@@ -18,10 +18,12 @@ CONTRAST_OPTIONS = {
         "hard",
         "visual",
         False,
+        "both",
+        0.5,
     ),
-    "soft, audio anchor": ("fns_audio tne", False, "max", 0.6, "soft", "audio", True),
-    "mean pooling": ("visual_to_audio", True, "mean", 0.6, "hard", "visual", False),
-    "tne alone": ("tne", True, "max", 0.6, "hard", "visual", False),
+    "soft, audio anchor": ("fns_audio tne", False, "max", 0.6, "soft", "audio", True, "none", 0.5),
+    "mean pooling": ("visual_to_audio", True, "mean", 0.6, "hard", "visual", False, "none", 0.5),
+    "tne alone": ("tne", True, "max", 0.6, "hard", "visual", False, "none", 0.5),
 }
 
 
