@@ -208,8 +208,8 @@ def test_encoders_under_autocast(two, backend):
 @pytest.mark.parametrize(
     ("backend", "compiler"),
     [
-        pytest.param("dense", "inductor", marks=pytest.mark.slow),
-        ("blockwise", "aot_eager"),
+        ("dense", "aot_eager"),
+        pytest.param("blockwise", "inductor", marks=pytest.mark.slow),
     ],
 )
 def test_compiled(two, backend, compiler):
