@@ -149,8 +149,9 @@ def _distance(left: Tensor, right: Tensor, peers: Peers, *, by_column: bool = Fa
 def _sources(visual: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
     if visual.shape[2] == 1:
         # Nothing stands out from a single position. The general form is zero here as well, but
-        # Inductor of torch 2.13 gets its gradient wrong.
-        return visual.flatten(1) * 0
+        # Inductor of torch 2.13 gets its gradient wrong, and that of a product with zero.
+        vectors = visual.flatten(1)
+        return torch.where(vectors.isfinite(), torch.zeros_like(vectors), vectors)
     own_map = einsum(visual, audio, "b d p, b d -> b p") / tau
     mask = foreground(own_map, settings.threshold, settings.mask)
     return reduce(visual * mask[:, None], "b d p -> b d", "mean")

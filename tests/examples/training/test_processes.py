@@ -23,7 +23,7 @@ from avscenes.sets.testsets import scene_tests
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 from avscenes.training.processes import SameData, average_in_order, check_launcher
 
-RECORDER = Path(__file__).parents[1] / "step_recorder.py"
+RECORDER = Path(__file__).with_name("step_recorder.py")
 # Neither the training pairs nor the test pairs divide. In double precision, because rounding is
 # what runs on different numbers of processes differ by, and Adam makes it large in its first steps.
 OPTIONS = [

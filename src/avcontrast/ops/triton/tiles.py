@@ -57,7 +57,7 @@ AMPERE = {
     "maximum split": (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(32, 64, 32, 4, 2)),
     "statistics single": (Tile(64, 64, 32, 4, 3),),
     "statistics split": (Tile(64, 64, 32, 4, 2),),
-    "matrices single": (Tile(64, 32, 64, 8, 3),),
+    "matrices single": (Tile(32, 32, 64, 8, 2),),
     "matrices split": (Tile(32, 16, 32, 4, 2),),
     "to vectors single": (Tile(64, 128, 32, 8, 3),),
     "to vectors split": (Tile(64, 128, 32, 8, 2),),
