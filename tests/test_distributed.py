@@ -60,7 +60,9 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.fixture(
+    scope="module", params=[2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))]
+)
 def cluster(request):
     cluster = Cluster(request.param)
     yield cluster

@@ -201,7 +201,9 @@ def test_precision_follows_the_settings_by_their_new_name(place):
 @pytest.mark.parametrize("normalize", [True, False], ids=["unit", "as they are"])
 @pytest.mark.parametrize("b", [1, 5])
 @pytest.mark.parametrize("place", ["channel", "position", "audio"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    "value", [torch.nan, pytest.param(torch.inf, marks=pytest.mark.slow)], ids=["nan", "inf"]
+)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, which is made of numpy
 def test_what_is_not_finite_is_not_lost(value, place, b, normalize):
     for dtype, store in ((torch.float32, True), (torch.float16, False)):
@@ -362,7 +364,9 @@ def test_two_runs_give_the_same_bits():
         assert torch.equal(left, right)
 
 
-@pytest.mark.parametrize("store", [True, False], ids=["store", "stream"])
+@pytest.mark.parametrize(
+    "store", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["store", "stream"]
+)
 def test_blocks_of_images_do_not_matter(monkeypatch, store):
     visual, audio = features(PAIRS)
     wanted = usual_results("audio anchor", store)

@@ -174,6 +174,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
     assert runner.read_result(tmp_path, broken) is None
 
 
+@pytest.mark.slow
 def test_every_run_that_fails_is_named(tmp_path, capsys):
     first, second, *_ = read_plan(QUICK).runs
     broken = [
