@@ -79,9 +79,9 @@ def test_ignored_pairs(case, store):
         ("InfoNCE", "both", True, False),
         ("InfoNCE", "visual", False, True),
         ("all terms", "audio", True, True),
-        ("all terms", "both", False, False),
+        pytest.param("all terms", "both", False, False, marks=pytest.mark.slow),
         ("audio anchor", "both", True, True),
-        ("audio anchor", "visual", False, False),
+        pytest.param("audio anchor", "visual", False, False, marks=pytest.mark.slow),
         ("mean pooling", "both", True, False),
     ],
 )
@@ -107,7 +107,7 @@ def test_likely_false_negatives(case, sides, store, ignored):
         (16, 16, (1, 1)),
         (17, 40, (3, 2)),
         pytest.param(17, 8, (14, 14), marks=pytest.mark.slow),
-        (4, 20, (17, 17)),
+        pytest.param(4, 20, (17, 17), marks=pytest.mark.slow),
     ],
 )
 def test_ragged_sizes(b, d, size):
@@ -312,6 +312,7 @@ def test_extreme_scales_and_temperatures(dtype, scale, limit, tau):
     assert error(found[0], exact(visual, audio, CASES["all terms"], tau)[0]) <= limit
 
 
+@pytest.mark.slow
 def test_not_normalised_features_of_any_scale():
     settings = CASES["not normalised"]
     visual, audio = features(PAIRS)
@@ -340,7 +341,9 @@ def test_no_gradient_at_all_is_zero():
         assert not found.any()
 
 
-@pytest.mark.parametrize("store", [True, False], ids=["store", "stream"])
+@pytest.mark.parametrize(
+    "store", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["store", "stream"]
+)
 def test_nothing_is_read_that_was_not_written(store):
     """New tensors are filled with NaN here, which would spread to whatever reads them."""
     visual, audio = features(PAIRS)
@@ -381,6 +384,7 @@ def test_blocks_of_images_do_not_matter(monkeypatch, store):
         torch.testing.assert_close(left, right, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_needs_no_gradient_gets_none():
     visual, audio = features(PAIRS)
     tau = torch.tensor(0.05, device=DEVICE)
@@ -399,6 +403,7 @@ def test_what_needs_no_gradient_gets_none():
         ).requires_grad
 
 
+@pytest.mark.slow
 def test_backward_again_and_a_second_derivative():
     visual, audio = (x.requires_grad_() for x in features(PAIRS))
     tau = torch.tensor(0.05, device=DEVICE)

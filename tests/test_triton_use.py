@@ -196,7 +196,7 @@ def test_a_c_compiler_is_looked_for_where_triton_does(compiler, on_path, found, 
             id="triton, ignore, audio",
             marks=pytest.mark.slow,
         ),
-        pytest.param("triton", ELIMINATE, id="triton, eliminate"),
+        pytest.param("triton", ELIMINATE, id="triton, eliminate", marks=pytest.mark.slow),
         pytest.param("triton-stream", {}, id="triton-stream", marks=pytest.mark.slow),
         pytest.param("triton-stream", AUDIO_ANCHOR, id="triton-stream, audio"),
         pytest.param(
