@@ -20,6 +20,7 @@ from avscenes.files.errors import UserError
 from avscenes.media.augmentation import scale_images
 from avscenes.media.spectrogram import log_frequency_spectrogram
 from avscenes.models.encoders import SmallTrunk
+from avscenes.scenes.drawing import turned_box
 from avscenes.scenes.scene import SPLITS, Box, Scene, SceneSet, overlap
 from avscenes.scenes.sounds import LENGTH, SAMPLE_RATE
 from avstudy.plan import DigitSetting
@@ -164,15 +165,7 @@ def _ground(rng: np.random.Generator, size: int) -> Array:
 def _draw(rng: np.random.Generator, canvas: Array, box: Box, image: Array) -> NDArray[np.bool_]:
     """Write a digit into a box of `canvas` [size, size, 3], dark or light, and return its mask."""
     size = len(canvas)
-    x0, y0, x1, y1 = box
-    rows = slice(int(y0 * size), int(np.ceil(y1 * size)))
-    columns = slice(int(x0 * size), int(np.ceil(x1 * size)))
-    y = (np.arange(rows.start, rows.stop) + 0.5) / size
-    x = (np.arange(columns.start, columns.stop) + 0.5) / size
-    across, down = np.meshgrid((2 * x - x0 - x1) / (x1 - x0), (2 * y - y0 - y1) / (y1 - y0))
-    angle = rng.uniform(-_ROTATION, _ROTATION)
-    u = np.cos(angle) * across + np.sin(angle) * down
-    v = np.cos(angle) * down - np.sin(angle) * across
+    rows, columns, u, v = turned_box(box, size, rng.uniform(-_ROTATION, _ROTATION))
     places = [(side + 1) * len(image) / 2 - 0.5 for side in (v, u)]
     ink = map_coordinates(image, places, order=3).clip(0, 1)
     light = rng.uniform(0.85, 1) if rng.random() < 0.5 else rng.uniform(0, 0.15)

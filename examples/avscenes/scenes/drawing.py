@@ -76,6 +76,23 @@ def texture_light(texture: int, u: Array, v: Array) -> NDArray[np.bool_]:
     return light
 
 
+def turned_box(
+    box: tuple[float, float, float, float], size: int, rotation: float
+) -> tuple[slice, slice, Array, Array]:
+    """Return the rows and columns of a box, and where its pixels lie in its own turned coordinates.
+
+    Those run from -1 to 1 along both sides of the box before it is turned.
+    """
+    x0, y0, x1, y1 = box
+    rows = slice(int(y0 * size), int(np.ceil(y1 * size)))
+    columns = slice(int(x0 * size), int(np.ceil(x1 * size)))
+    y = (np.arange(rows.start, rows.stop) + 0.5) / size
+    x = (np.arange(columns.start, columns.stop) + 0.5) / size
+    across, down = np.meshgrid((2 * x - x0 - x1) / (x1 - x0), (2 * y - y0 - y1) / (y1 - y0))
+    cosine, sine = np.cos(rotation), np.sin(rotation)
+    return rows, columns, cosine * across + sine * down, cosine * down - sine * across
+
+
 def draw_object(
     canvas: Array,
     box: tuple[float, float, float, float],
@@ -87,15 +104,7 @@ def draw_object(
 ) -> NDArray[np.bool_]:
     """Paint an object into `canvas` [size, size, 3] in place and return its mask [size, size]."""
     size = canvas.shape[0]
-    x0, y0, x1, y1 = box
-    rows = slice(int(y0 * size), int(np.ceil(y1 * size)))
-    columns = slice(int(x0 * size), int(np.ceil(x1 * size)))
-    y = (np.arange(rows.start, rows.stop) + 0.5) / size
-    x = (np.arange(columns.start, columns.stop) + 0.5) / size
-    across, down = np.meshgrid((2 * x - x0 - x1) / (x1 - x0), (2 * y - y0 - y1) / (y1 - y0))
-    cosine, sine = np.cos(rotation), np.sin(rotation)
-    u, v = cosine * across + sine * down, cosine * down - sine * across
-
+    rows, columns, u, v = turned_box(box, size, rotation)
     inside = shape_mask(shape, u, v)
     light = texture_light(texture, u, v)[..., None]
     colour = np.where(light, hsv(hue, 0.85, 0.95), hsv(hue, 0.9, 0.42))
