@@ -1,13 +1,14 @@
 r"""Measure when false negatives hurt, and how much of the harm FNS and TNE undo.
 
     python examples/false_negative_study.py            # everything, about two hours on 2 cores
+    python examples/false_negative_study.py --study elimination   # the loss that undoes harm
     python examples/false_negative_study.py --quick    # the same machinery, tiny, in two minutes
     python examples/false_negative_study.py --report --output-dir docs/evidence   # draw it again
     python examples/false_negative_study.py --cluster slurm   # each run a job of a cluster
     python examples/false_negative_study.py --data digits --recordings FOLDER   # something real
 
 Every run leaves a file of its own in the output folder; a study that was interrupted goes on where
-it was. What is run is written down in `avstudy/study.toml`, and of digits in `avstudy/digits.toml`.
+it was. What is run is written down in `avstudy/study.toml`, `elimination.toml` and `digits.toml`.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from avscenes.files.strict import Count, File, OneOf, option
 from avscenes.options.parser import ModelParser
 from avstudy import digits, recordings, runner
 from avstudy.cluster import KINDS, Cluster
-from avstudy.plan import DIGITS, QUICK, QUICK_DIGITS, STUDY, Plan, read_plan
+from avstudy.plan import DIGITS, ELIMINATION, QUICK, QUICK_DIGITS, STUDY, Plan, read_plan
 
-# The plan and the output folder, by the data and whether it is the quick one.
+# The plan and the output folder, by the data, the study and whether it is the quick one.
 PLANS = {
-    ("scenes", False): (STUDY, "false-negatives"),
-    ("scenes", True): (QUICK, "false-negatives-quick"),
-    ("digits", False): (DIGITS, "digits"),
-    ("digits", True): (QUICK_DIGITS, "digits-quick"),
+    ("scenes", "fnac", False): (STUDY, "false-negatives"),
+    ("scenes", "fnac", True): (QUICK, "false-negatives-quick"),
+    ("scenes", "elimination", False): (ELIMINATION, "elimination"),
+    ("digits", "elimination", False): (DIGITS, "digits"),
+    ("digits", "elimination", True): (QUICK_DIGITS, "digits-quick"),
 }
 
 
@@ -43,13 +45,16 @@ class Options(BaseModel, strict=True, frozen=True):
     data: Literal["scenes", "digits"] = option(
         "scenes", "synthetic scenes, or written and spoken digits"
     )
+    study: Literal["fnac", "elimination"] | None = option(
+        None, "what FNAC undoes, or what elimination does; of digits there is the latter alone"
+    )
     recordings: File | None = option(
         None,
         "of spoken digits: a clone of the Free Spoken Digit Dataset",
         title="FOLDER",
     )
     output_dir: File | None = option(
-        None, "runs/false-negatives[-quick] or runs/digits[-quick] if not given"
+        None, "runs/false-negatives, runs/elimination or runs/digits, [-quick], if not given"
     )
     quick: bool = option(False, "few, short runs that show it works")
     stages: list[str] | None = option(None, "run only these", title="STAGE")
@@ -68,7 +73,11 @@ class Options(BaseModel, strict=True, frozen=True):
 
 def run(options: Options) -> None:
     """Do what the options ask for."""
-    path, name = PLANS[options.data, options.quick]
+    which = options.study or ("fnac" if options.data == "scenes" else "elimination")
+    if (options.data, which, options.quick) not in PLANS:
+        quick = " --quick" if options.quick else ""
+        raise UserError(f"there is no --data {options.data} --study {which}{quick}")
+    path, name = PLANS[options.data, which, options.quick]
     plan = read_plan(path)
     folder = options.output_dir or Path("runs") / name
     with writing_to(folder, "; make room, and the same command goes on from here"):

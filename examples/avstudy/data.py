@@ -16,7 +16,7 @@ from avscenes.files.whole_files import write_whole
 from avscenes.models.encoders import SmallTrunk
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import read_weights
-from avscenes.scenes.scene import Design, SceneSet, make_objects, make_scenes
+from avscenes.scenes.scene import Design, Scene, SceneSet, make_objects, make_scene, make_scenes
 from avstudy import digits
 from avstudy.plan import DigitSetting, Run, Setting
 from avstudy.recordings import Recordings
@@ -43,6 +43,13 @@ def scenes(folder: Path, seed: int, split: str, count: int, design: Design) -> S
     return SceneSet(
         **_kept(folder, name, lambda: make_scenes(seed, split, count, design)._asdict())
     )
+
+
+def drawn(setting: Setting | DigitSetting, seed: int, split: str, index: int) -> Scene:
+    """Return a scene to look at; that of digits says nothing."""
+    if isinstance(setting, DigitSetting):
+        return digits.make_scene(seed, split, index, setting)
+    return make_scene(seed, split, index, setting.design)
 
 
 def digit_scenes(

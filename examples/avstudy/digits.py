@@ -61,9 +61,16 @@ def written(split: str) -> list[list[Array]]:
 
 
 def make_scene(
-    seed: int, split: str, index: int, setting: DigitSetting, spoken: list[list[Array]]
+    seed: int,
+    split: str,
+    index: int,
+    setting: DigitSetting,
+    spoken: list[list[Array]] | None = None,
 ) -> Scene:
-    """Return the scene with this number; `spoken` are the recordings of the split, by digit."""
+    """Return the scene with this number.
+
+    `spoken` are the recordings of the split, by digit; without them nothing is said.
+    """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     label = index % DIGITS
     silent_label = (label + 1 + int(rng.integers(DIGITS - 1))) % DIGITS
@@ -77,12 +84,14 @@ def make_scene(
     for which, where in order if in_front else reversed(order):
         masks[which] = _draw(rng, canvas, where, _one_of(rng, written(split)[which]))
     mask = masks[label] if in_front else masks[label] & ~masks[silent_label]
-    wave = _LOUDNESS * _say(rng, spoken[label])
-    wave = wave + _NOISE * rng.normal(size=LENGTH)
-    # A stream of its own, so that settings that differ in this alone share everything else.
-    other = np.random.default_rng([seed, SPLITS.index(split), index, 1])
-    if setting.second_voice:
-        wave = wave + setting.second_voice * _LOUDNESS * _say(other, spoken[silent_label])
+    wave = np.zeros(LENGTH)
+    if spoken is not None:
+        wave = _LOUDNESS * _say(rng, spoken[label])
+        wave = wave + _NOISE * rng.normal(size=LENGTH)
+        # A stream of its own, so that settings that differ in this alone share everything else.
+        other = np.random.default_rng([seed, SPLITS.index(split), index, 1])
+        if setting.second_voice:
+            wave = wave + setting.second_voice * _LOUDNESS * _say(other, spoken[silent_label])
     return Scene(_quantised(canvas), wave, box, mask, label, silent_label)
 
 

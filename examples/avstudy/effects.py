@@ -46,12 +46,27 @@ class Stage(NamedTuple):
         both = self.paired(measure, setting, method, reference)
         return mean_interval(100 * (both[method] - both[reference]))
 
+    def ceilings(self) -> list[str]:
+        """Return the methods that know the labels, and whose best says what harm there is."""
+        ceiling = self.plan.report["ceiling"]
+        return [ceiling] if isinstance(ceiling, str) else ceiling
+
+    def ceiling(self, measure: str, setting: str) -> str:
+        """Return the best of them in a setting, over the seeds that all have."""
+        means = self.paired(measure, setting, *self.ceilings()).mean()
+        return self.ceilings()[0] if means.isna().any() else str(means.idxmax())
+
+    def gap(self, measure: str, setting: str) -> Interval:
+        """Return what false negatives cost the reference, in points."""
+        ceiling = self.ceiling(measure, setting)
+        return self.effect(measure, setting, ceiling, self.plan.report["reference"])
+
     def share_of_gap(self, measure: str, setting: str, method: str) -> Interval:
         """Return how much of the gap between reference and oracle a method closes, in per cent.
 
         Not a number where no gap is there: its interval holds 0, or the oracle is the worse one.
         """
-        reference, ceiling = self.plan.report["reference"], self.plan.report["ceiling"]
+        reference, ceiling = self.plan.report["reference"], self.ceiling(measure, setting)
         scores = self.paired(measure, setting, reference, ceiling, method)
         gap = scores[ceiling] - scores[reference]
         if mean_interval(gap).low <= 0:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 
-from avcontrast import functional, metrics
+from avcontrast import metrics
 from avscenes.pictures import overlays, style
-from avscenes.scenes.scene import SceneSet
-from avscenes.testing.retrieval import Features
+from avstudy import data
 from avstudy.effects import MEASURES, Stage
 from avstudy.plan import ADJACENCY_WEIGHTS, Method
 from avstudy.statistics import Interval, mean_interval
@@ -26,12 +25,12 @@ COLOURS = (style.MUTED, style.GREEN, style.VERMILION, style.BLUE, style.ORANGE)
 
 def calibration(path: Path, stage: Stage) -> None:
     """Draw the gap between oracle and reference in every candidate."""
-    names, asked = stage.settings(), stage.plan.report
+    names = stage.settings()
     with style.figure(path, 8.2, 0.9 + 0.32 * len(names)) as figure:
         for axis, (measure, title) in zip(
             figure.subplots(1, 2, sharey=True), MEASURES.items(), strict=True
         ):
-            gaps = [stage.effect(measure, n, asked["ceiling"], asked["reference"]) for n in names]
+            gaps = [stage.gap(measure, name) for name in names]
             _intervals(axis, names, gaps, [style.GREEN] * len(names))
             axis.set_title(f"What false negatives cost: {title}")
             axis.set_xlabel("oracle minus InfoNCE, points, 95 %")
@@ -48,7 +47,7 @@ def effects(path: Path, stage: Stage) -> None:
         )
         for axes, setting in zip(grid, settings, strict=True):
             methods = [m for m in stage.methods(setting) if m != reference]
-            colours = [_kind_colour(stage.plan.methods[method]) for method in methods]
+            colours = [_kind_colour(stage.plan.method(setting, method)) for method in methods]
             for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
                 found = [stage.effect(measure, setting, m, reference) for m in methods]
                 _intervals(axis, [*map(stage.label, methods)], found, colours)
@@ -165,32 +164,85 @@ def matrices(path: Path, stage: Stage) -> None:
         figure.colorbar(image, ax=grid, shrink=0.6).set_label("highest cosine")
 
 
-def heat_maps(
-    path: Path, scenes: SceneSet, features: Mapping[str, Features], rows: Sequence[int]
-) -> None:
-    """Draw scenes, and under each the heat maps of methods with the top quarter outlined.
-
-    Args:
-        path: Of the picture.
-        scenes: What was tested on.
-        features: Of all these scenes, by the name of the method.
-        rows: Which scenes.
-    """
-    chosen = list(rows)
-    size = scenes.images.shape[-1]
-    pictures = [overlays.as_picture(image) for image in scenes.images[chosen].float()]
-    with style.figure(path, 8.2, 0.6 + 8 * (1 + len(features)) / len(chosen)) as figure:
-        grid = figure.subplots(1 + len(features), len(chosen), squeeze=False)
-        for axis, picture in zip(grid[0], pictures, strict=True):
-            axis.imshow(picture)
-        for axes, (name, (visual, audio)) in zip(grid[1:], features.items(), strict=True):
-            maps = functional.localization_map(visual[chosen], audio[chosen])
-            heats = metrics.upsample(maps, (size, size))
-            axes[0].set_ylabel(name, fontsize=8)
-            for axis, picture, heat in zip(axes, pictures, heats, strict=True):
+def heat_maps(path: Path, stage: Stage, setting: str) -> None:
+    """Draw test scenes, and under each the heat maps of methods with the top quarter outlined."""
+    asked = stage.plan.report
+    found = {name: _chosen(stage.rows, setting, name) for name in asked["curves"]}
+    found = {name: rows for name, rows in found.items() if not rows.empty}
+    numbers = next(iter(found.values())).scene
+    data_setting, seed = stage.plan.settings[setting], asked["matrices"]["seed"]
+    scenes = [data.drawn(data_setting, seed, "test", number) for number in numbers]
+    size = data_setting.size
+    with style.figure(path, 8.2, 0.6 + 8 * (1 + len(found)) / len(scenes)) as figure:
+        grid = figure.subplots(1 + len(found), len(scenes), squeeze=False)
+        for axis, scene in zip(grid[0], scenes, strict=True):
+            axis.imshow(scene.image)
+        for axes, (name, rows) in zip(grid[1:], found.items(), strict=True):
+            maps = torch.tensor(rows.filter(like="position_").to_numpy())
+            side = math.isqrt(maps.shape[1])
+            heats = metrics.upsample(maps.reshape(-1, side, side), (size, size))
+            axes[0].set_ylabel(stage.label(name), fontsize=8)
+            for axis, scene, heat in zip(axes, scenes, heats, strict=True):
+                picture = (scene.image / 255).astype(np.float32)
                 overlays.show_heat(axis, picture, heat, overlays.cut_of(heat, 0.75, 0))
         for axes in grid:
-            for axis, box in zip(axes, scenes.boxes[chosen], strict=True):
+            for axis, scene in zip(axes, scenes, strict=True):
                 overlays.bare(axis)
-                overlays.draw_boxes(axis, box[None], size, size)
+                overlays.draw_boxes(axis, torch.tensor([scene.box]), size, size)
         overlays.legend(figure, "what is heard", "top quarter")
+
+
+def left_out(path: Path, stage: Stage, setting: str) -> None:
+    """Draw images of a batch, and beside each the objects whose sounds were left out for it."""
+    asked = stage.plan.report
+    rows = stage.rows[stage.rows.setting == setting]
+    rows = rows[rows.method == rows.method.iloc[0]]
+    images = dict(list(rows.groupby("image", sort=False)))
+    data_setting, seed = stage.plan.settings[setting], asked["matrices"]["seed"]
+    columns = 1 + max(map(len, images.values()))
+    with style.figure(path, 1.25 * columns, 0.5 + 1.35 * len(images)) as figure:
+        grid = figure.subplots(len(images), columns, squeeze=False)
+        for axes, (image, pairs) in zip(grid, images.items(), strict=True):
+            shown = [(image, style.INK, "image and own sound")]
+            for pair in pairs.itertuples():
+                colour, says = (
+                    (style.GREEN, "same class")
+                    if pair.same_class
+                    else (style.BLUE, "class of the other")
+                    if pair.shown
+                    else (style.VERMILION, "neither")
+                )
+                shown.append((pair.sound, colour, says))
+            for axis in axes:
+                axis.set_axis_off()
+            for axis, (number, colour, says) in zip(axes, shown, strict=False):
+                scene = data.drawn(data_setting, seed, "train", number)
+                axis.imshow(scene.image)
+                overlays.draw_boxes(axis, torch.tensor([scene.box]), *scene.image.shape[:2])
+                axis.set_title(says, fontsize=7, color=colour)
+
+
+def left_out_over_time(path: Path, stage: Stage) -> None:
+    """Draw over the epochs which share of the pairs is left out, and how much of it rightly."""
+    settings = [
+        name
+        for name in stage.plan.report["settings"].values()
+        if stage.rows[stage.rows.setting == name].left_out.notna().any()
+    ]
+    lines = {
+        "left_out": ("left out", style.INK),
+        "left_out_same_class": ("of these: same class", style.GREEN),
+        "left_out_shown": ("of these: shown", style.BLUE),
+    }
+    with style.figure(path, 8.2, 2.8) as figure:
+        grid = figure.subplots(1, len(settings), squeeze=False, sharey=True)
+        for axis, setting in zip(grid[0], settings, strict=True):
+            rows = stage.rows[(stage.rows.setting == setting) & stage.rows.left_out.notna()]
+            rows = rows[rows.method == rows.method.iloc[0]].set_index("epoch")
+            for name, (label, colour) in lines.items():
+                _curve(axis, 100 * rows[name].dropna(), label, colour)
+            axis.set_title(stage.label(setting))
+            axis.set_xlabel("epoch")
+            axis.set_ylim(0, 100)
+        grid[0][0].set_ylabel("%")
+        grid[0][0].legend(fontsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from avcontrast import functional, metrics
 from avscenes.media.augmentation import scale_images
 from avscenes.scenes.scene import SceneSet
 from avscenes.testing.retrieval import Features, localised_features
+from avstudy import opponents
 from avstudy.plan import Method, Run
 from avstudy.training import Encoders, batches, loss_of
 
@@ -20,6 +22,8 @@ _PIECE = 128
 _BATCHES = 32  # of each kind, whose similarities are compared
 _ELIMINATION_BATCHES = 4
 MATRIX_SIZE = 16
+MAPS = 8  # test scenes whose heat maps are kept
+PAIRED_IMAGES, PAIRED_SOUNDS = 5, 5  # of examples of what is left out
 
 
 @torch.no_grad()
@@ -146,21 +150,36 @@ def all_measures(features: Features, scenes: SceneSet) -> dict[str, float]:
     }
 
 
+def _batches(
+    run: Run, encoders: Encoders, scenes: SceneSet
+) -> Iterator[tuple[Tensor, SceneSet, Features]]:
+    """Yield rows of training scenes, the scenes as they are and their features.
+
+    The batches are none that an epoch has.
+    """
+    setting = run.data
+    for rows in batches(scenes.labels, setting, run.seed, setting.epochs)[:_ELIMINATION_BATCHES]:
+        some = SceneSet(*(part[rows] for part in scenes))
+        yield rows, some, encode(encoders, some)
+
+
+def _left_out(method: Method, features: Features) -> Tensor:
+    return functional.likely_false_negatives(
+        *features, method.elimination_level, method.elimination
+    )
+
+
 def elimination(run: Run, encoders: Encoders, scenes: SceneSet) -> dict[str, float | None]:
     """Return how much a method's elimination leaves out of the pairs, and which share rightly.
 
-    On training scenes as they are, in batches that no epoch has. During the warm-up it is what
-    would be left out. A share of nothing is None; methods without elimination have no entries.
+    On batches of training scenes. During the warm-up it is what would be left out. A share of
+    nothing is None; methods without elimination have no entries.
     """
-    setting, method = run.data, run.loss
-    if method.elimination == "none":
+    if run.loss.elimination == "none":
         return {}
     found = []
-    for rows in batches(scenes.labels, setting, run.seed, setting.epochs)[:_ELIMINATION_BATCHES]:
-        some = SceneSet(*(part[rows] for part in scenes))
-        out = functional.likely_false_negatives(
-            *encode(encoders, some), method.elimination_level, method.elimination
-        )
+    for _, some, features in _batches(run, encoders, scenes):
+        out = _left_out(run.loss, features)
         same = some.labels[:, None] == some.labels
         qualities = [metrics.elimination_quality(out, right) for right in (same, shown(some))]
         found.append([qualities[0].left_out, *(quality.precision for quality in qualities)])
@@ -170,6 +189,49 @@ def elimination(run: Run, encoders: Encoders, scenes: SceneSet) -> dict[str, flo
         right = (left_out * precision.nan_to_num()).sum() / left_out.sum()
         results[f"left_out_{name}"] = None if right.isnan() else right.item()
     return results
+
+
+def floored(run: Run, encoders: Encoders, scenes: SceneSet) -> dict[str, float]:
+    """Return for which share of rows and columns the debiased contrast has no negatives left."""
+    if run.loss.contrast != "debiased":
+        return {}
+    shares = []
+    for _, _, features in _batches(run, encoders, scenes):
+        match = functional.max_similarity(*features)
+        for one in (match, match.T):
+            left, least = opponents.negatives_left(one, run.loss.temperature, run.loss.class_prior)
+            shares.append((left <= least).double().mean())
+    return {"floored": torch.stack(shares).mean().item()}
+
+
+def examples_left_out(run: Run, encoders: Encoders, scenes: SceneSet) -> list[dict[str, int]]:
+    """Return images of a batch and the best matching sounds that elimination leaves out for each.
+
+    Numbers of training scenes, and whether the sound is of the image's class, or of one it shows.
+    """
+    if run.loss.elimination == "none":
+        return []
+    rows, some, features = next(_batches(run, encoders, scenes))
+    out = _left_out(run.loss, features)
+    match = functional.max_similarity(*features).masked_fill(~out, -torch.inf)
+    right = shown(some)
+    return [
+        {
+            "image": int(rows[image]),
+            "sound": int(rows[sound]),
+            "same_class": int(some.labels[image] == some.labels[sound]),
+            "shown": int(right[image, sound]),
+        }
+        for image in range(min(PAIRED_IMAGES, len(rows)))
+        for sound in match[image].argsort(descending=True, stable=True)[:PAIRED_SOUNDS].tolist()
+        if out[image, sound]
+    ]
+
+
+def heat_maps(features: Features) -> list[list[float]]:
+    """Return the heat maps of the first test scenes, row after row."""
+    maps = functional.localization_map(features.visual[:MAPS], features.audio[:MAPS])
+    return [[round(value, 4) for value in one] for one in maps.flatten(1).tolist()]
 
 
 def one_class_matrix(features: Features, scenes: SceneSet) -> list[list[float]]:

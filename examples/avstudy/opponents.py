@@ -45,6 +45,12 @@ def debiased(
 
 def debiased_rows(match: Tensor, temperature: float, class_prior: float) -> Tensor:
     """Return one direction of it: the mean over rows, whose own match is on the diagonal."""
+    left, least = negatives_left(match, temperature, class_prior)
+    return F.softplus(left.clamp(min=least) - match.diagonal() / temperature).mean()
+
+
+def negatives_left(match: Tensor, temperature: float, class_prior: float) -> tuple[Tensor, float]:
+    """Return the logarithm of what is left of each row's negatives, and that of the least."""
     count = len(match) - 1
     scores = match / temperature
     own = scores.diagonal()
@@ -57,8 +63,7 @@ def debiased_rows(match: Tensor, temperature: float, class_prior: float) -> Tens
     nothing = share > -torch.finfo(share.dtype).eps
     left = torch.log(-torch.expm1(share.masked_fill(nothing, -1.0)))
     left = (others + left - math.log1p(-class_prior)).masked_fill(nothing, -torch.inf)
-    least = math.log(count) - 1 / temperature
-    return F.softplus(left.clamp(min=least) - own).mean()
+    return left, math.log(count) - 1 / temperature
 
 
 def soft_targets(

@@ -25,9 +25,9 @@ from avscenes.files.strict import (
 from avscenes.scenes.scene import Design
 from avstudy.opponents import SoftKind
 
-STUDY, QUICK, DIGITS, QUICK_DIGITS = (
+STUDY, QUICK, ELIMINATION, DIGITS, QUICK_DIGITS = (
     Path(__file__).with_name(f"{name}.toml")
-    for name in ("study", "quick", "digits", "digits-quick")
+    for name in ("study", "quick", "elimination", "digits", "digits-quick")
 )
 ADJACENCY_WEIGHTS = ("fns_audio_weight", "fns_visual_weight", "tne_weight")
 
@@ -128,23 +128,22 @@ class Comparison(TypedDict):
     reference: str
 
 
-class _Trials(TypedDict):
-    measure: str  # which decides between them
-    nce: list[str]
-    fnac: list[str]
+# `measure`, which decides between the trials, or several, whose mean does; and what was tried, by
+# the kind of method.
+Trials = dict[str, str | list[str]]
 
 
 class Report(TypedDict):
     """What the report shows."""
 
     reference: str
-    ceiling: str
+    ceiling: str | list[str]  # of several, the better one in a setting
     settings: dict[str, str]
     curves: list[str]
     primary: list[Comparison]
     gaps: list[Comparison]
     matrices: _Drawn
-    tuning: dict[str, _Trials]
+    tuning: dict[str, Trials]
     labels: NotRequired[dict[str, str]]
 
 
@@ -173,7 +172,12 @@ class Plan(NamedTuple):
     report: Report
     settings: dict[str, Setting] | dict[str, DigitSetting]
     methods: dict[str, Method]
+    tuned: dict[str, dict[str, Method]]  # by setting, methods that are its own
     runs: list[Run]
+
+    def method(self, setting: str, name: str) -> Method:
+        """Return what a method is in a setting."""
+        return {**self.methods, **self.tuned.get(setting, {})}[name]
 
     def stages(self) -> list[str]:
         """Return the names of the stages in order."""
@@ -193,6 +197,7 @@ class _File(BaseModel, strict=True, extra="forbid"):
     data: Literal["scenes", "digits"] = "scenes"
     settings: dict[str, dict[str, Any]]
     methods: dict[str, dict[str, Any]]
+    tuned: dict[str, dict[str, Any]] = {}
     runs: list[_Block]
     report: Report
 
@@ -200,11 +205,13 @@ class _File(BaseModel, strict=True, extra="forbid"):
 class _Scenes(BaseModel, strict=True, extra="forbid"):
     settings: dict[str, Setting]
     methods: dict[str, Method]
+    tuned: dict[str, dict[str, Method]]
 
 
 class _Digits(BaseModel, strict=True, extra="forbid"):
     settings: dict[str, DigitSetting]
     methods: dict[str, Method]
+    tuned: dict[str, dict[str, Method]]
 
 
 def read_plan(path: Path) -> Plan:
@@ -215,35 +222,47 @@ def read_plan(path: Path) -> Plan:
     """
     content = checked(_File, read_file(path, TOML), str(path))
     try:
-        whole = {"settings": _whole(content.settings), "methods": _whole(content.methods)}
+        methods = _whole(content.methods)
+        whole = {
+            "settings": _whole(content.settings),
+            "methods": methods,
+            "tuned": {name: _whole(own, methods) for name, own in _whole(content.tuned).items()},
+        }
         tables: _Scenes | _Digits
         if content.data == "scenes":
             tables = checked(_Scenes, whole, str(path))
         else:
             tables = checked(_Digits, whole, str(path))
-        runs = [run for block in content.runs for run in _runs(block, tables)]
+        plan = Plan("", content.report, tables.settings, tables.methods, tables.tuned, [])
+        runs = [run for block in content.runs for run in _runs(block, plan)]
     except KeyError as error:
         raise UserError(f"{path}: there is no {error}") from error
-    for name, method in tables.methods.items():
+    named = {f"methods.{name}": method for name, method in plan.methods.items()}
+    for setting, own in plan.tuned.items():
+        named |= {f"tuned.{setting}.{name}": method for name, method in own.items()}
+    for name, method in named.items():
         if method.unused is not None:
             raise UserError(
-                f"{path}: methods.{name}.{method.unused}: is of no use with contrast "
+                f"{path}: {name}.{method.unused}: is of no use with contrast "
                 f"{method.contrast!r}, got {getattr(method, method.unused)!r}"
             )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return Plan(digest, content.report, tables.settings, tables.methods, runs)
+    return plan._replace(digest=digest, runs=runs)
 
 
-def _whole(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the entries of a table; all but the first change another one."""
+def _whole(
+    table: dict[str, dict[str, Any]], known: dict[str, dict[str, Any]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the entries of a table; those that are `like` an earlier or known one change it."""
     whole: dict[str, dict[str, Any]] = {}
     for name, entry in table.items():
-        start = whole[entry.pop("like")] if "like" in entry else {}
-        whole[name] = {**start, **entry}
+        own = {key: value for key, value in entry.items() if key != "like"}
+        start = {**(known or {}), **whole}[entry["like"]] if "like" in entry else {}
+        whole[name] = {**start, **own}
     return whole
 
 
-def _runs(block: _Block, tables: _Scenes | _Digits) -> list[Run]:
+def _runs(block: _Block, plan: Plan) -> list[Run]:
     """Return the runs of a block; those of a seed follow each other and share what they read."""
     return [
         Run(
@@ -253,8 +272,8 @@ def _runs(block: _Block, tables: _Scenes | _Digits) -> list[Run]:
             condition,
             seed,
             seed if block.test_seed is None else block.test_seed,
-            tables.settings[setting],
-            tables.methods[method],
+            plan.settings[setting],
+            plan.method(setting, method),
         )
         for seed, setting, condition, method in itertools.product(
             block.seeds, block.settings, block.conditions, block.methods

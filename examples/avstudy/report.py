@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from avscenes.files.errors import UserError
@@ -9,7 +11,7 @@ from avscenes.files.whole_files import write_whole
 from avstudy import figures, tables
 from avstudy.effects import Stage
 from avstudy.plan import Plan
-from avstudy.rows import CURVES, MATRICES, RUNS, read_rows
+from avstudy.rows import CURVES, HEAT_MAPS, LEFT_OUT, MATRICES, RUNS, read_rows
 
 
 def write(plan: Plan, folder: Path) -> list[Path]:
@@ -23,14 +25,14 @@ def write(plan: Plan, folder: Path) -> list[Path]:
     runs, curves = read_rows(folder / RUNS), read_rows(folder / CURVES)
     stages = {name: Stage(plan, rows) for name, rows in runs.groupby("stage")}
     found: dict[str, str] = {}
-    drawings = []
+    drawings: list[tuple[str, Callable[[Path], None]]] = []
     try:
         for table in (tables.calibration, tables.tuning, tables.classes, tables.repeats):
             if table.__name__ in stages:
                 found[table.__name__] = table(stages[table.__name__])
         for draw in (figures.calibration, figures.classes):
             if draw.__name__ in stages:
-                drawings.append((draw, stages[draw.__name__]))
+                drawings.append((draw.__name__, partial(draw, stage=stages[draw.__name__])))
         if evaluation := stages.get("evaluation"):
             for name in ("primary", "gaps"):
                 found[name] = tables.comparisons(evaluation, plan.report[name])
@@ -40,13 +42,35 @@ def write(plan: Plan, folder: Path) -> list[Path]:
                 found[name] = tables.further(evaluation, columns)
             found["costs"] = tables.costs(evaluation)
             over_time = Stage(plan, curves[curves.stage == "evaluation"])
-            drawings += [(figures.effects, evaluation), (figures.curves, over_time)]
-            drawings.append((figures.matrices, Stage(plan, read_rows(folder / MATRICES))))
+            alike = Stage(plan, read_rows(folder / MATRICES))
+            drawings += [
+                ("effects", partial(figures.effects, stage=evaluation)),
+                ("curves", partial(figures.curves, stage=over_time)),
+                ("matrices", partial(figures.matrices, stage=alike)),
+            ]
+            if "left_out" in evaluation.rows:
+                found["left-out"] = tables.left_out(evaluation)
+                draw_left_out = partial(figures.left_out_over_time, stage=over_time)
+                drawings.append(("left-out", draw_left_out))
+            for name, draw_scenes in (
+                (HEAT_MAPS, figures.heat_maps),
+                (LEFT_OUT, figures.left_out),
+            ):
+                if (folder / name).is_file():
+                    examples = Stage(plan, read_rows(folder / name))
+                    drawings += [
+                        (
+                            f"{name.removesuffix('.csv')}-{role}".replace("_", "-"),
+                            partial(draw_scenes, stage=examples, setting=setting),
+                        )
+                        for role, setting in plan.report["settings"].items()
+                        if examples.methods(setting)
+                    ]
         for name, text in found.items():
             write_whole(folder / f"{name}.md", f"{text}\n".encode())
-        for draw, stage in drawings:
-            draw(folder / f"{draw.__name__}.png", stage)
+        for name, draw_it in drawings:
+            draw_it(folder / f"{name}.png")
     except KeyError as error:
         raise UserError(f"the [report] of the plan says nothing of {error}") from error
-    names = [*(f"{name}.md" for name in found), *(f"{draw.__name__}.png" for draw, _ in drawings)]
+    names = [*(f"{name}.md" for name in found), *(f"{name}.png" for name, _ in drawings)]
     return [folder / name for name in names]

@@ -13,12 +13,14 @@ from avstudy.plan import Plan
 from avstudy.runner import read_result
 
 RUNS, CURVES, MATRICES = "runs.csv", "curves.csv", "matrices.csv"
+HEAT_MAPS, LEFT_OUT = "heat_maps.csv", "left_out.csv"
 KEY = ("stage", "setting", "method", "condition", "seed")
 
 
 def collect(plan: Plan, folder: Path) -> None:
     """Write the rows of all runs that have a result, in the order of the plan."""
-    tables: dict[str, list[dict[str, Any]]] = {RUNS: [], CURVES: [], MATRICES: []}
+    names = (RUNS, CURVES, MATRICES, HEAT_MAPS, LEFT_OUT)
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     drawn = plan.report["matrices"]
     for run in plan.runs:
         result = read_result(folder, run)
@@ -30,13 +32,23 @@ def collect(plan: Plan, folder: Path) -> None:
         )
         tables[CURVES] += [{**key, **_rounded(point)} for point in result["curve"]]
         if (run.stage, run.seed) == (drawn["stage"], drawn["seed"]):
-            for place, values in enumerate(result["one_class"]):
-                numbers = {f"sound_{column}": value for column, value in enumerate(values)}
-                tables[MATRICES].append({**key, "image": place, **numbers})
+            tables[MATRICES] += _numbered(key, "image", result["one_class"], "sound")
+            # Results of the first study have neither.
+            tables[HEAT_MAPS] += _numbered(key, "scene", result.get("heat_maps", []), "position")
+            tables[LEFT_OUT] += [{**key, **pair} for pair in result.get("left_out", [])]
     for name, rows in tables.items():
         if rows:
             columns = list(dict.fromkeys(column for row in rows for column in row))
             write_table(folder / name, columns, rows)
+
+
+def _numbered(
+    key: dict[str, Any], line: str, matrix: list[list[float]], column: str
+) -> list[dict[str, Any]]:
+    return [
+        {**key, line: place, **{f"{column}_{n}": value for n, value in enumerate(values)}}
+        for place, values in enumerate(matrix)
+    ]
 
 
 def _rounded(numbers: dict[str, float | None]) -> dict[str, float | None]:

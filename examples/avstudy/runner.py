@@ -195,9 +195,12 @@ def execute(task: Task) -> dict[str, Any]:
         "measures": {
             **measures.all_measures(features, test),
             **measures.elimination(run, encoders, scenes),
+            **measures.floored(run, encoders, scenes),
         },
         "curve": curve,
         "one_class": measures.one_class_matrix(features, test),
+        "heat_maps": measures.heat_maps(features),
+        "left_out": measures.examples_left_out(run, encoders, scenes),
         "cost": {
             "train_seconds": round(seconds, 2),
             "loss_mb": measures.loss_megabytes(run.loss, features, setting.batch_size),

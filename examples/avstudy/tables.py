@@ -8,7 +8,7 @@ import pandas as pd
 
 from avscenes.files.markdown import markdown_table
 from avstudy.effects import MEASURES, Stage, written
-from avstudy.plan import Comparison, DigitSetting, Setting
+from avstudy.plan import Comparison, DigitSetting, Setting, Trials
 from avstudy.rows import KEY
 from avstudy.statistics import Interval
 
@@ -63,7 +63,7 @@ def _seeds(stage: Stage, setting: str, method: str) -> str:
 def calibration(stage: Stage) -> str:
     """Return the gap between oracle and reference in every candidate."""
     plan, names = stage.plan, stage.settings()
-    reference, ceiling = plan.report["reference"], plan.report["ceiling"]
+    reference = plan.report["reference"]
     base = plan.settings[next(iter(plan.settings))]
     columns: list[Column] = [
         ("candidate", [f"**{name}**: {described(plan.settings[name], base)}" for name in names]),
@@ -71,7 +71,7 @@ def calibration(stage: Stage) -> str:
     ]
     for measure, title in MEASURES.items():
         means = [_mean(stage, measure, name, reference) for name in names]
-        gaps = [written(stage.effect(measure, name, ceiling, reference)) for name in names]
+        gaps = [written(stage.gap(measure, name)) for name in names]
         columns += [
             (f"{title}, {stage.label(reference)}", means),
             ("oracle gap, points", gaps),
@@ -83,20 +83,34 @@ def tuning(stage: Stage) -> str:
     """Return the score of every trial in the measure that decides, the chosen ones in bold."""
     scores: dict[str, dict[str, str]] = {}
     for setting, tried in stage.plan.report["tuning"].items():
-        measure = tried["measure"]
-        column = scores.setdefault(f"{stage.label(setting)}: {MEASURES[measure]}", {})
-        for trials in (tried["nce"], tried["fnac"]):
-            best = chosen_trial(stage, setting, measure, trials)
-            for trial in trials:
-                score = _mean(stage, measure, setting, trial)
+        measures, trials = split(tried)
+        titles = " and ".join(MEASURES[measure] for measure in measures)
+        column = scores.setdefault(f"{stage.label(setting)}: {titles}", {})
+        for names in trials.values():
+            best = chosen_trial(stage, setting, measures, names)
+            for trial in names:
+                score = " / ".join(_mean(stage, measure, setting, trial) for measure in measures)
                 column[stage.label(trial)] = f"**{score}**" if trial == best else score
     found = pd.DataFrame(scores).fillna("-")
     return table([("trial", list(found.index)), *found.items()])
 
 
-def chosen_trial(stage: Stage, setting: str, measure: str, trials: list[str]) -> str | None:
+def split(tried: Trials) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the measures that decide between trials, and the trials of each kind of method."""
+    lists = {key: [found] if isinstance(found, str) else found for key, found in tried.items()}
+    return lists.pop("measure"), lists
+
+
+def chosen_trial(
+    stage: Stage, setting: str, measures: Sequence[str], trials: Sequence[str]
+) -> str | None:
     """Return the trial with the highest mean, the first of several; None if none was run."""
-    means = pd.Series({trial: stage.mean(measure, setting, trial).mean for trial in trials})
+    means = pd.Series(
+        {
+            trial: sum(stage.mean(measure, setting, trial).mean for measure in measures)
+            for trial in trials
+        }
+    )
     return None if means.isna().all() else str(means.idxmax())
 
 
@@ -120,17 +134,23 @@ def comparisons(stage: Stage, asked: Sequence[Comparison]) -> str:
 
 def results(stage: Stage, setting: str) -> str:
     """Return the main table of a setting."""
-    reference, ceiling = stage.plan.report["reference"], stage.plan.report["ceiling"]
+    plan, ceilings = stage.plan, stage.ceilings()
+    reference = plan.report["reference"]
     lines = [["method", "seeds"]]
+    if plan.tuned:
+        lines[0] += ["temperature, rate"]
     for title in MEASURES.values():
         lines[0] += [title, "difference, points", "share of the gap, %"]
     for method in stage.methods(setting):
         lines.append([stage.label(method), _seeds(stage, setting, method)])
+        if plan.tuned:
+            chosen = plan.method(setting, method)
+            lines[-1] += [f"{chosen.temperature:g}, {chosen.learning_rate:g}"]
         for measure in MEASURES:
             effect = share = ""
             if method != reference:
                 effect = written(stage.effect(measure, setting, method, reference))
-            if method not in (reference, ceiling):
+            if method not in (reference, *ceilings):
                 share = written(stage.share_of_gap(measure, setting, method), ".0f")
             lines[-1] += [_mean(stage, measure, setting, method), effect, share]
     return markdown_table(lines)
@@ -144,6 +164,23 @@ def further(stage: Stage, columns: dict[str, str]) -> str:
         for method, means in rows.groupby("method", sort=False)[[*columns]].mean().iterrows():
             label = f"{stage.label(setting)}: {stage.label(method)}"
             lines.append([label, *(f"{mean:.3f}" for mean in means)])
+    return markdown_table(lines)
+
+
+def left_out(stage: Stage) -> str:
+    """Return how much elimination leaves out at the end of the training, and how much rightly."""
+    columns = {
+        "left_out": "left out, % of the pairs",
+        "left_out_same_class": "of these: same class, %",
+        "left_out_shown": "of these: shown, %",
+    }
+    lines = [["setting: method", *columns.values()]]
+    rows = stage.rows[stage.rows.left_out.notna()]
+    for (setting, method), means in (
+        rows.groupby(["setting", "method"], sort=False)[[*columns]].mean().iterrows()
+    ):
+        label = f"{stage.label(setting)}: {stage.label(method)}"
+        lines.append([label, *(f"{100 * mean:.0f}" for mean in means)])
     return markdown_table(lines)
 
 

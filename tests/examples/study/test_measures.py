@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avcontrast import FNACLoss, InfoNCE
+from avcontrast import FNACLoss, InfoNCE, functional
 from avscenes.scenes.scene import make_scenes
 from avscenes.testing.retrieval import Features
 from avstudy import data, measures, opponents, training
@@ -237,6 +237,48 @@ def test_what_elimination_leaves_out_is_measured(scenes, monkeypatch):
         "left_out_same_class": None,
         "left_out_shown": None,
     }
+
+
+def test_examples_of_what_is_left_out_are_the_best_matches(scenes, monkeypatch):
+    def perfect(encoders, some):
+        both = torch.stack((some.labels, some.silent_labels), dim=1)
+        maps = F.one_hot(both, 4).float().movedim(1, -1)[:, :, None]
+        maps[..., 1] *= 0.1  # what is silent is hardly there
+        return Features(
+            F.pad(maps, (0, 0, 0, 0, 0, 1), value=0.2), F.one_hot(some.labels, 5).float()
+        )
+
+    monkeypatch.setattr(measures, "encode", perfect)
+    run = run_of("nce")._replace(data=TINY._replace(batch_size=24))
+    assert measures.examples_left_out(run, None, scenes) == []
+    run = run._replace(loss=run.loss._replace(elimination="both"))
+    found = measures.examples_left_out(run, None, scenes)
+    batch = training.batches(scenes.labels, run.data, run.seed, run.data.epochs)[0].tolist()
+    assert list(dict.fromkeys(pair["image"] for pair in found)) == batch[: measures.PAIRED_IMAGES]
+    for pair in found:
+        assert pair["image"] != pair["sound"]
+        assert pair["same_class"] == pair["shown"] == 1
+        assert scenes.labels[pair["image"]] == scenes.labels[pair["sound"]]
+
+
+def test_how_often_the_debiased_contrast_has_no_negatives_left(scenes, monkeypatch):
+    labels = F.one_hot(scenes.labels, 4).float()
+    features = Features(labels[:, :, None, None], labels)
+    monkeypatch.setattr(measures, "encode", lambda encoders, some: Features(*features))
+    run = run_of("nce")._replace(data=TINY._replace(batch_size=24))
+    assert measures.floored(run, None, scenes) == {}
+    for temperature, share in ((0.03, 1.0), (5.0, 0.0)):
+        loss = run.loss._replace(contrast="debiased", class_prior=0.3, temperature=temperature)
+        assert measures.floored(run._replace(loss=loss), None, scenes) == {"floored": share}
+
+
+def test_heat_maps_are_kept_of_the_first_scenes():
+    generator = torch.Generator().manual_seed(0)
+    features = Features(
+        torch.randn(20, 5, 3, 3, generator=generator), torch.randn(20, 5, generator=generator)
+    )
+    maps = functional.localization_map(*features)[: measures.MAPS].flatten(1)
+    assert measures.heat_maps(features) == [[round(v, 4) for v in one] for one in maps.tolist()]
 
 
 def test_an_epoch_has_every_row_once():

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from avcontrast import functional, metrics
+from avcontrast import metrics
 from avscenes.files.errors import UserError
 from avscenes.scenes.scene import make_scenes
-from avstudy import figures, measures, tables, training
+from avstudy import figures, tables
 from avstudy.effects import Stage, written
 from avstudy.plan import QUICK, read_plan
 from avstudy.rows import read_rows
@@ -97,9 +97,9 @@ def test_comparisons_and_costs(stage):
 def test_the_chosen_trial_is_the_best_and_the_first_of_several():
     trials = {"nce": 0.6, "cool": 0.7, "light": 0.7}
     stage = stage_of([row(m, 0, v) for m, v in trials.items()])
-    assert tables.chosen_trial(stage, "tiny", "retrieval", ["nce", "cool", "light"]) == "cool"
-    assert tables.chosen_trial(stage, "tiny", "success_quarter", ["cool", "nce"]) == "nce"
-    assert tables.chosen_trial(stage, "other", "retrieval", ["nce"]) is None
+    assert tables.chosen_trial(stage, "tiny", ["retrieval"], ["nce", "cool", "light"]) == "cool"
+    assert tables.chosen_trial(stage, "tiny", ["success_quarter"], ["cool", "nce"]) == "nce"
+    assert tables.chosen_trial(stage, "other", ["retrieval"], ["nce"]) is None
     lines = cells(tables.tuning(stage))
     assert [line[1] for line in lines[2:]] == ["**70.0**", "**70.0**"]
 
@@ -141,32 +141,73 @@ def test_kinds_of_losses_have_colours_of_their_own():
     assert len({figures._kind_colour(method) for method in kinds}) == 5
 
 
-def test_heat_maps_of_two_methods_lie_under_the_scenes(tmp_path, monkeypatch):
+def test_heat_maps_of_methods_lie_under_the_scenes(tmp_path, monkeypatch):
     drawn = []
     show_heat = figures.overlays.show_heat
 
     def shown(axis, picture, heat, cut):
-        drawn.append((picture.shape, heat, (heat >= cut).double().mean().item()))
+        drawn.append((picture, heat, (heat >= cut).double().mean().item()))
         show_heat(axis, picture, heat, cut)
 
     monkeypatch.setattr(figures.overlays, "show_heat", shown)
-    test = make_scenes(0, "test", 6, PLAN.settings["tiny"].design)
-    features = {}
-    for method in ("nce", "fnac"):
-        run = next(run for run in PLAN.runs if run.method == method)
-        encoders = training.build(run, tmp_path)
-        scenes = make_scenes(0, "train", 32, run.data.design)
-        assert list(training.train(run, encoders, scenes)) == [1, 2]
-        features[method] = measures.encode(encoders, test)
+    maps = torch.rand(2, 3, 16, generator=torch.Generator().manual_seed(0))
+    key = {"setting": "tiny", "seed": 0}
+    rows = [
+        {**key, "method": m, "scene": n, **{f"position_{p}": v for p, v in enumerate(values)}}
+        for m, one in zip(("nce", "oracle"), maps.tolist())
+        for n, values in enumerate(one)
+    ]
     path = tmp_path / "maps.png"
-    figures.heat_maps(path, test, features, [4, 0, 5])
+    figures.heat_maps(path, stage_of(rows), "tiny")
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert [(shape, heat.shape) for shape, heat, _ in drawn] == [((32, 32, 3), (32, 32))] * 6
-    assert all(share == pytest.approx(0.25, abs=0.01) for *_, share in drawn)
-    visual, audio = features["fnac"]
-    own = functional.localization_map(visual, audio)[[4, 0, 5]]
-    for found, expected in zip(drawn[3:], metrics.upsample(own, (32, 32))):
-        torch.testing.assert_close(found[1], expected)
+    test = make_scenes(PLAN.report["matrices"]["seed"], "test", 3, PLAN.settings["tiny"].design)
+    expected = metrics.upsample(maps.double().reshape(6, 4, 4), (32, 32))
+    for place, (picture, heat, share) in enumerate(drawn):
+        assert share == pytest.approx(0.25, abs=0.01)
+        torch.testing.assert_close(heat, expected[place])
+        assert (picture * 255).round().tolist() == test.images[place % 3].movedim(0, -1).tolist()
+    assert len(drawn) == 6
+
+
+def test_what_was_left_out_is_drawn_beside_its_image(tmp_path, monkeypatch):
+    titles = []
+    set_title = figures.Axes.set_title
+    monkeypatch.setattr(
+        figures.Axes,
+        "set_title",
+        lambda axis, text, **how: titles.append(text) or set_title(axis, text, **how),
+    )
+    key = {"setting": "tiny", "method": "elimination", "seed": 0}
+    pairs = [(4, 8, 1, 1), (4, 2, 0, 1), (5, 7, 0, 0)]
+    names = ("image", "sound", "same_class", "shown")
+    rows = [{**key, **dict(zip(names, pair))} for pair in pairs]
+    figures.left_out(tmp_path / "pairs.png", stage_of(rows), "tiny")
+    own = "image and own sound"
+    assert titles == [own, "same class", "class of the other", own, "neither"]
+
+
+def test_what_is_left_out_has_a_table():
+    shares = {"left_out": 0.16, "left_out_same_class": 0.4, "left_out_shown": 0.85}
+    stage = stage_of(
+        [row("nce", 0, 0.5), *({**row("elimination", n, 0.5), **shares} for n in (0, 1))]
+    )
+    assert cells(tables.left_out(stage))[2:] == [["tiny: elimination", "16", "40", "85"]]
+
+
+def test_of_several_ceilings_the_better_one_counts(stage):
+    several = PLAN._replace(report={**PLAN.report, "ceiling": ["fnac", "oracle"]})
+    both = Stage(several, stage.rows[stage.rows.seed < 9])
+    assert both.ceiling("retrieval", "tiny") == "oracle"
+    assert both.ceiling("success_quarter", "tiny") == "fnac"
+    assert both.gap("retrieval", "tiny") == stage.gap("retrieval", "tiny")
+
+
+def test_trials_may_be_chosen_by_the_mean_of_two_measures():
+    stage = stage_of([row("nce", 0, 0.6), {**row("cool", 0, 0.5), "success_quarter": 0.6}])
+    both = ["retrieval", "success_quarter"]
+    assert tables.chosen_trial(stage, "tiny", both, ["nce", "cool"]) == "cool"
+    assert tables.split({"measure": both, "nce": ["nce"]}) == (both, {"nce": ["nce"]})
+    assert tables.split({"measure": "retrieval"}) == (["retrieval"], {})
 
 
 def test_no_rows_is_an_error_that_says_what_to_do(tmp_path):

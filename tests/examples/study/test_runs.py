@@ -350,11 +350,12 @@ def test_what_was_tuned_is_what_the_development_seeds_chose(plan):
     runs = rows.read_rows(PUBLISHED / rows.RUNS)
     stage = Stage(plan, runs[runs.stage == "tuning"])
     for setting, tried in plan.report["tuning"].items():
-        assert len(tried["nce"]) == len(tried["fnac"]) >= 6
-        for kind in ("nce", "fnac"):
-            for trial in tried[kind]:
+        measures, trials = tables.split(tried)
+        assert len(trials["nce"]) == len(trials["fnac"]) >= 6
+        for kind, names in trials.items():
+            for trial in names:
                 assert len(stage.paired("seed", setting, trial)) >= 3
-            best = tables.chosen_trial(stage, setting, tried["measure"], tried[kind])
+            best = tables.chosen_trial(stage, setting, measures, names)
             assert plan.methods[f"{setting}-{kind}-tuned"] == plan.methods[best]
 
 
@@ -378,3 +379,27 @@ def test_every_interval_in_the_text_is_that_of_a_table():
 def test_every_setting_field_is_written_down():
     text = STUDY.read_text()
     assert all(f"\n{name} = " in text for name in Setting._fields)
+
+
+def test_what_is_tuned_belongs_to_a_setting(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        QUICK.read_text().replace("[[runs]]", '[tuned.tiny.fnac]\nlike = "cool"\n\n[[runs]]', 1)
+    )
+    plan, before = read_plan(path), read_plan(QUICK)
+    assert plan.method("tiny", "fnac") == plan.methods["cool"]
+    assert plan.method("other", "fnac") == plan.methods["fnac"] == before.methods["fnac"]
+    losses = {(run.setting, run.loss) for run in plan.runs if run.method == "fnac"}
+    assert ("tiny", plan.methods["cool"]) in losses
+    assert ("tiny", plan.methods["fnac"]) not in losses
+
+
+def test_a_study_that_is_not_there_is_one_line(tmp_path, capsys):
+    for arguments in (
+        ["--study", "elimination", "--quick"],
+        ["--data", "digits", "--study", "fnac"],
+    ):
+        assert main([*arguments, "--output-dir", str(tmp_path)]) == 2
+        assert f"there is no --data {'digits' if 'digits' in arguments else 'scenes'} --study" in (
+            capsys.readouterr().err
+        )
