@@ -96,7 +96,7 @@ class Method(NamedTuple):
     # The rest came later: rows that do not say so have these values.
     contrast: Literal["nce", "debiased", "soft-targets"] = "nce"
     elimination: Literal["none", "visual", "audio", "both"] = "none"
-    elimination_level: Portion = 0.5
+    elimination_level: Portion = 0.65
     class_prior: Share = 0.1  # of debiased, see `avstudy.opponents`
     soft_share: Portion = 0.5  # of soft targets
     soft_kind: SoftKind = "swapped"

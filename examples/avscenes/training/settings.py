@@ -95,7 +95,7 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
     )
     threshold: Share = option(0.6, "of the localised region in true-negative enhancement")
     elimination_level: Portion = option(
-        0.5, "how nearly as well as the own pair what is left out has to match"
+        0.65, "how nearly as well as the own pair what is left out has to match"
     )
     warmup_epochs: Whole = either(
         10, 5, "epochs with the contrastive term alone, of which nothing is left out"

@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     anchor: str = "visual"
     detach_adjacency: bool = False
     elimination: str = "none"
-    elimination_level: float = 0.5
+    elimination_level: float = 0.65
 
     @property
     def eliminates(self) -> bool:
