@@ -13,6 +13,9 @@ from avstudy.effects import Stage
 from avstudy.plan import Plan
 from avstudy.rows import CURVES, HEAT_MAPS, LEFT_OUT, MATRICES, RUNS, read_rows
 
+# Of the stages of these names.
+TABLES = (tables.calibration, tables.tuning, tables.levels, tables.classes, tables.repeats)
+
 
 def write(plan: Plan, folder: Path) -> list[Path]:
     """Write tables and figures beside the CSV files and return their paths.
@@ -27,7 +30,7 @@ def write(plan: Plan, folder: Path) -> list[Path]:
     found: dict[str, str] = {}
     drawings: list[tuple[str, Callable[[Path], None]]] = []
     try:
-        for table in (tables.calibration, tables.tuning, tables.classes, tables.repeats):
+        for table in TABLES:
             if table.__name__ in stages:
                 found[table.__name__] = table(stages[table.__name__])
         for draw in (figures.calibration, figures.classes):

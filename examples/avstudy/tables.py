@@ -184,6 +184,24 @@ def left_out(stage: Stage) -> str:
     return markdown_table(lines)
 
 
+def levels(stage: Stage) -> str:
+    """Return both measures by temperature and level of elimination; no level is InfoNCE."""
+    found: dict[tuple[str, float], dict[str, str]] = {}
+    for setting in stage.settings():
+        for name in stage.methods(setting):
+            method = stage.plan.method(setting, name)
+            level = f"level {method.elimination_level:g}"
+            column = "InfoNCE" if method.elimination == "none" else level
+            scores = [_mean(stage, measure, setting, name) for measure in MEASURES]
+            found.setdefault((setting, method.temperature), {})[column] = " / ".join(scores)
+    columns = list(dict.fromkeys(column for cells in found.values() for column in cells))
+    lines = [["setting", "temperature", *columns]]
+    for (setting, temperature), cells in found.items():
+        scores = [cells.get(column, "-") for column in columns]
+        lines.append([stage.label(setting), f"{temperature:g}", *scores])
+    return markdown_table(lines)
+
+
 def classes(stage: Stage) -> str:
     """Return what becomes of the methods when batches hold fewer classes."""
     reference, names = stage.plan.report["reference"], stage.settings()

@@ -194,6 +194,22 @@ def test_what_is_left_out_has_a_table():
     assert cells(tables.left_out(stage))[2:] == [["tiny: elimination", "16", "40", "85"]]
 
 
+def test_levels_are_beside_each_other_at_each_temperature():
+    nce = PLAN.methods["nce"]
+    half = nce._replace(elimination="both", elimination_level=0.5)
+    methods = {"nce": nce, "half": half, "warm": half._replace(temperature=0.07)}
+    stage = Stage(
+        PLAN._replace(methods=methods),
+        pd.DataFrame([row("nce", 0, 0.5), row("half", 0, 0.75), row("warm", 0, 0.25)]),
+    )
+    head, _, *lines = cells(tables.levels(stage))
+    assert head == ["setting", "temperature", "InfoNCE", "level 0.5"]
+    assert lines == [
+        ["tiny", "0.03", "50.0 / 50.0", "75.0 / 25.0"],
+        ["tiny", "0.07", "-", "25.0 / 75.0"],
+    ]
+
+
 def test_of_several_ceilings_the_better_one_counts(stage):
     several = PLAN._replace(report={**PLAN.report, "ceiling": ["fnac", "oracle"]})
     both = Stage(several, stage.rows[stage.rows.seed < 9])
