@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import csv
 import doctest
 import importlib.util
 import shutil
-import sys
 import tempfile
 import zlib
-from math import nan
+from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -21,10 +19,6 @@ from torch.distributed import ProcessGroup
 import avcontrast
 from avcontrast import functional, losses, metrics, ops, schedules
 from avcontrast.metrics import accumulators
-
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-
-from avscenes.files.markdown import markdown_table
 
 HERE = Path(__file__).parent
 project = "avcontrast"
@@ -42,7 +36,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "evidence/*"]  # the tables are parts of a page
+exclude_patterns = ["_build", "evidence/**"]  # the tables are parts of a page
 nitpicky = True
 
 html_theme = "furo"
@@ -51,11 +45,30 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
 html_copy_source = False
-html_theme_options = {"navigation_with_keys": True}
-pygments_style = "friendly"
-pygments_dark_style = "github-dark"
+html_logo = "_static/logo.svg"
+html_favicon = "_static/logo.svg"
+REPOSITORY = next(
+    (
+        address
+        for name, _, address in (
+            url.partition(", ") for url in metadata(project).get_all("Project-URL", [])
+        )
+        if name.lower() in ("repository", "source")
+    ),
+    "",
+)
+html_theme_options = {
+    "navigation_with_keys": True,
+    **(
+        {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": "docs/"}
+        if REPOSITORY
+        else {}
+    ),
+}
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
 
-myst_enable_extensions = ["amsmath", "dollarmath", "substitution"]
+myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 copybutton_copy_empty_lines = False
@@ -118,189 +131,6 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(source / MATHJAX_SCRIPT, target)
     shutil.copytree(source / MATHJAX_FONTS, target / MATHJAX_FONTS, dirs_exist_ok=True)
-
-
-# --- the results of the benchmark, as tables ---
-
-IMPLEMENTATIONS = ("dense", "dense-compiled", "blockwise")
-
-
-def benchmark_tables(path: Path) -> dict[str, str]:
-    """Return time and memory of forward and backward as Markdown, and what they were made with."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["mode"] == "both"]
-    sizes: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
-    for row in rows:
-        size = row["batch"], row["channels"], f"{row['height']}x{row['width']}"
-        sizes.setdefault(size, {})[row["implementation"]] = row
-
-    head = ["batch", "d", "map", "`dense`", "compiled", "`blockwise`"]
-    time = [[*head, "against `dense`", "against compiled"]]
-    memory = [[*head, "against `dense`", "bound"]]
-    for size, found in sizes.items():
-        ms, extra = (
-            [float(found[name][column]) if name in found else nan for name in IMPLEMENTATIONS]
-            for column in ("median_ms", "extra_bytes")
-        )
-        dense, compiled, blockwise = ms
-        gains = f"{dense / blockwise:.2f} x", f"{compiled / blockwise:.2f} x"
-        time.append([*size, *(f"{one:.1f}" for one in ms), *gains])
-        megabytes = (f"{one / 1e6:.1f}" for one in extra)
-        bound = f"{float(found['blockwise']['budget_bytes']) / 1e6:.0f}"
-        memory.append([*size, *megabytes, f"{extra[0] / extra[2]:.1f} x", bound])
-    one = rows[0]
-    return {
-        "benchmark_time": markdown_table(time, texts=0),
-        "benchmark_memory": markdown_table(memory, texts=0),
-        "benchmark_machine": (
-            f"{one['device_name']}, {one['threads']} thread, {one['dtype']}, "
-            f"PyTorch {one['torch']}, {one['date']}"
-        ),
-    }
-
-
-def distributed_tables(path: Path) -> dict[str, str]:
-    """Return what each of several processes took, the slowest or largest of them."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["mode"] == "both"]
-    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault((row["batch"], row["backend"], row["processes"]), []).append(row)
-    table = [["batch", "backend", "processes", "ms", "extra MB", "sent MB", "maps, MB"]]
-    for (batch, backend, processes), found in groups.items():
-        time, extra, sent, maps = (
-            max(float(row[column]) for row in found)
-            for column in ("median_ms", "extra_bytes", "sent_bytes", "maps_bytes")
-        )
-        sizes = (f"{one / 1e6:.1f}" for one in (extra, sent, maps))
-        table.append([batch, f"`{backend}`", processes, f"{time:.0f}", *sizes])
-    one = rows[0]
-    return {
-        "distributed_table": markdown_table(table, texts=0),
-        "distributed_machine": (
-            f"{one['device_name']}, {one['cores']} cores, {one['threads']} thread a process, "
-            f"{one['communication']}, {one['dtype']}, PyTorch {one['torch']}, {one['date']}"
-        ),
-    }
-
-
-def data_tables(path: Path) -> dict[str, str]:
-    """Return what each stage of the input takes, and what it was measured with."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    table = [["stage", "ms of a core", "samples/s"]]
-    for row in rows:
-        # Workers are other processes, whose time this one does not know.
-        spent = "" if "worker" in row["stage"] else f"{float(row['process_ms']):.2f}"
-        table.append([row["stage"], spent, f"{float(row['samples_per_s']):.0f}"])
-    one = rows[0]
-    return {
-        "data_table": markdown_table(table),
-        "data_machine": (
-            f"{one['device_name']}, Pillow {one['pillow']}, PyTorch {one['torch']}, "
-            f"load {one['load']} before, {one['date']}"
-        ),
-    }
-
-
-def metrics_tables(path: Path) -> dict[str, str]:
-    """Return how long the scores of a test set take, by the number of threads."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    threads = sorted({row["threads"] for row in rows}, key=int)
-    seconds = {(row["task"], row["threads"]): float(row["wall_s"]) for row in rows}
-    table = [["scores", *(f"{n} thread{'' if n == '1' else 's'}, s" for n in threads)]]
-    for task in dict.fromkeys(row["task"] for row in rows):
-        table.append([task, *(f"{seconds[task, n]:.1f}" for n in threads)])
-    one = rows[0]
-    return {
-        "metrics_table": markdown_table(table),
-        "metrics_machine": (
-            f"{one['device_name']}, {int(one['maps']):,} maps of {one['size']} x {one['size']}, "
-            f"PyTorch {one['torch']}, load {one['load']} before, {one['date']}"
-        ),
-    }
-
-
-KERNELS = {
-    "prepare split 49": "K0",
-    "maximum split 49": "K1",
-    "maximum single 49": "K1",
-    "maximum raw 49": "K1",
-    "terms split visual": "K2",
-    "gradients split visual": "K3",
-    "to vectors split 49": "K4",
-    "to maps split 49": "K5",
-}
-
-
-def kernel_tables(path: Path) -> dict[str, str]:
-    """Return what the compiler made of the kernels, and which one it was."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["arch"] == "90"]
-    table = [["step", "kernel", "tile", "warps", "registers", "shared KB", "spilled"]]
-    first = {row["kernel"]: row for row in reversed(rows)}
-    for name, step in KERNELS.items():
-        row = first[name]
-        shared = f"{float(row['shared_bytes']) / 1024:.0f}"
-        numbers = row["warps"], row["registers"], shared, row["spilled_bytes"]
-        table.append([step, name.removesuffix(" 49"), row["tile"] or "an image", *numbers])
-    return {
-        "kernel_table": markdown_table(table, texts=0),
-        "kernel_compiler": f"Triton {rows[0]['triton']}",
-        "kernel_count": f"{len(rows)}",
-    }
-
-
-EVALUATORS = {
-    "ezvsl-test": "EZ-VSL: test",
-    "ezvsl-train": "EZ-VSL: choice of the epoch",
-    "fnac-test": "FNAC: test",
-    "fnac-test2": "FNAC: second test",
-    "fnac-train": "FNAC: choice of the epoch",
-    "slavc-test": "SLAVC: test, relative prediction",
-    "slavc-test-absolute": "SLAVC: test, absolute scores",
-    "slavc-train": "SLAVC: during training",
-    "lvs": "LVS: test",
-    "ssltie": "SSL-TIE: test",
-    "alignment": "SSL-Alignment: other models, and other sets than VGG-SS",
-    "alignment-adaptive": "the same, adaptive",
-    "alignment-vggss": "SSL-Alignment: its own model and LVS on VGG-SS, SSL-TIE everywhere",
-    "alignment-vggss-adaptive": "the same, adaptive",
-}
-COMPARED = {True: "`>=`", False: "`>`", "maximum": "`>`, or equal to the maximum"}
-THRESHOLDS = {"half": "half", "area": "object", "fixed": "0.5"}
-
-
-def protocol_table() -> str:
-    """Return the published protocols as Markdown; one that has no evaluator is an error."""
-    rows = [["name", "evaluator", "resized", "object map", "compared", "threshold"]]
-    for name, rules in metrics.PROTOCOLS.items():
-        resized = resizing(rules.mode, rules.align_corners)
-        objects = resizing(rules.object_mode, rules.object_align_corners)
-        same = "the same" if objects == resized else objects
-        compared = COMPARED[rules.inclusive]
-        threshold = THRESHOLDS[str(rules.threshold)]
-        rows.append([f"`{name}`", EVALUATORS[name], resized, same, compared, threshold])
-    return markdown_table(rows, texts=len(rows[0]))
-
-
-def resizing(mode: str, align_corners: bool) -> str:
-    return f"{mode}, corners {'aligned' if align_corners else 'not aligned'}"
-
-
-myst_substitutions = {
-    **benchmark_tables(HERE.parent / "benchmarks" / "results" / "loss_cpu.csv"),
-    **distributed_tables(HERE.parent / "benchmarks" / "results" / "distributed_cpu.csv"),
-    **data_tables(HERE.parent / "benchmarks" / "results" / "data_cpu.csv"),
-    **metrics_tables(HERE.parent / "benchmarks" / "results" / "metrics_cpu.csv"),
-    **kernel_tables(HERE.parent / "benchmarks" / "results" / "kernels.csv"),
-    "protocol_table": protocol_table(),
-    "small_pairs": f"{ops.SMALL_PAIR_BYTES // 2**20}",
-    "small_elements": f"{ops.SMALL_MAP_ELEMENTS:,}",
-    "small_similarity": f"{ops.SMALL_SIMILARITY_ELEMENTS:,}",
-    "small_batch": str(ops.SMALL_MAP_ELEMENTS // (512 * 7 * 7)),
-}
 
 
 # --- every public name is on a page; sphinx.ext.coverage passes over re-exports and constants ---

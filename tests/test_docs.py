@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import avcontrast
+from avcontrast import ops
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -190,6 +191,53 @@ def test_a_new_public_name_must_be_documented(
 ) -> None:
     monkeypatch.setattr(avcontrast.functional, "__all__", ["brand_new"])
     assert "avcontrast.functional.brand_new" in conf.public_names((avcontrast.functional,))
+
+
+def test_the_tables_of_the_guides_are_those_of_the_results(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = importlib.util.spec_from_file_location("docs_tables", DOCS / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    texts = {path: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
+    found = tables.all_tables()
+    stale = [path.name for path, text in texts.items() if tables.filled(text, found) != text]
+    assert stale == []
+    placed = {one["name"] for text in texts.values() for one in tables.BLOCK.finditer(text)}
+    assert placed == {*found}
+    changed = tables.filled(texts[DOCS / "numbers.md"], {**found, "protocols": "| other |"})
+    assert changed != texts[DOCS / "numbers.md"]
+
+
+def test_the_sizes_of_auto_are_those_of_the_code() -> None:
+    text = (DOCS / "backends.md").read_text(encoding="utf-8")
+    sizes = ops.SMALL_MAP_ELEMENTS, ops.SMALL_SIMILARITY_ELEMENTS
+    assert all(f"up to {size:,}" in text for size in sizes)
+    assert f"has up to {ops.SMALL_PAIR_BYTES // 2**20} MiB" in text
+    assert f"{ops.SMALL_MAP_ELEMENTS // (512 * 7 * 7)} pairs" in text
+
+
+def test_code_stands_out_from_its_ground(conf: ModuleType) -> None:
+    from pygments.styles import get_style_by_name
+
+    for name in (conf.pygments_style, conf.pygments_dark_style):
+        style = get_style_by_name(name)
+        for token, how in style:
+            if how["color"]:
+                ratio = contrast(how["color"], style.background_color.lstrip("#"))
+                assert ratio >= 4.5, (name, token)
+
+
+def contrast(*colours: str) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it."""
+    lights = []
+    for colour in colours:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
 def test_options_on_the_training_page_exist() -> None:
