@@ -182,13 +182,6 @@ def test_every_field_of_a_digit_setting_is_written_down():
         assert all(f"\n{name} = " in path.read_text() for name in DigitSetting._fields)
 
 
-def test_the_draft_has_development_seeds_alone():
-    plan = read_plan(DIGITS)
-    assert {run.seed for run in plan.runs} == {301, 302, 303}
-    assert {run.method for run in plan.runs} == {"nce", "elimination", "oracle"}
-    assert {run.setting for run in plan.runs} == {"plain", "second-voice"}
-
-
 @pytest.mark.slow
 def test_the_study_of_digits_runs_from_its_command_line(tmp_path, folder):
     arguments = ["--data", "digits", "--recordings", folder, "--quick", "--output-dir", tmp_path]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +12,7 @@ import torch
 from false_negative_study import main
 
 from avscenes.files.errors import UserError
-from avstudy import data, report, rows, runner, tables
-from avstudy.effects import Stage
+from avstudy import data, rows, runner
 from avstudy.plan import QUICK, STUDY, Method, Setting, read_plan
 
 ROOT = Path(__file__).parents[3]
@@ -314,66 +312,6 @@ def test_without_pandas_one_line_says_what_to_install(tmp_path):
     assert result.returncode == 2
     assert result.stderr.endswith('error: the study needs pandas: pip install ".[study]"\n')
     assert result.stderr.count("\n") == 1
-
-
-# ---- What is published ----
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return read_plan(STUDY)
-
-
-def test_development_and_evaluation_share_no_scene(plan):
-    development = [run for run in plan.runs if run.stage in ("calibration", "tuning")]
-    evaluation = [run for run in plan.runs if run.stage in ("evaluation", "classes")]
-    assert len({run.seed for run in evaluation}) >= 8
-    assert not {run.seed for run in development} & {run.seed for run in evaluation}
-    assert not {run.test_seed for run in development} & {run.test_seed for run in evaluation}
-    assert {run.method for run in plan.runs if run.stage == "calibration"} == {"nce", "oracle"}
-
-
-def test_published_rows_are_those_of_the_plan(plan):
-    found = read(PUBLISHED / rows.RUNS)
-    described = [{k: str(v) for k, v in runner.described(run).items()} for run in plan.runs]
-    # Fields that came later have no column, and those runs had the default.
-    later = {name: str(value) for name, value in Method._field_defaults.items()}
-    assert [{name: {**later, **row}[name] for name in described[0]} for row in found] == described
-
-
-def test_the_frozen_settings_are_candidates_that_were_calibrated(plan):
-    calibrated = {run.setting for run in plan.runs if run.stage == "calibration"}
-    assert set(plan.report["settings"].values()) <= calibrated
-
-
-def test_what_was_tuned_is_what_the_development_seeds_chose(plan):
-    runs = rows.read_rows(PUBLISHED / rows.RUNS)
-    stage = Stage(plan, runs[runs.stage == "tuning"])
-    for setting, tried in plan.report["tuning"].items():
-        measures, trials = tables.split(tried)
-        assert len(trials["nce"]) == len(trials["fnac"]) >= 6
-        for kind, names in trials.items():
-            for trial in names:
-                assert len(stage.paired("seed", setting, trial)) >= 3
-            best = tables.chosen_trial(stage, setting, measures, names)
-            assert plan.methods[f"{setting}-{kind}-tuned"] == plan.methods[best]
-
-
-def test_the_published_report_comes_byte_for_byte_from_its_rows(plan, tmp_path):
-    for name in (rows.RUNS, rows.CURVES, rows.MATRICES):
-        shutil.copy(PUBLISHED / name, tmp_path / name)
-    written = report.write(plan, tmp_path)
-    assert len(written) >= 15
-    for path in written:
-        assert path.read_bytes() == (PUBLISHED / path.name).read_bytes(), path.name
-
-
-def test_every_interval_in_the_text_is_that_of_a_table():
-    tabled = "".join(path.read_text() for path in PUBLISHED.glob("*.md"))
-    for path, at_least in ((ROOT / "README.md", 4), (ROOT / "docs" / "evidence.md", 8)):
-        named = re.findall(r"[+-]\d+\.\d \[[^\]]+\]", path.read_text())
-        assert len(named) >= at_least
-        assert [one for one in named if one not in tabled] == [], path.name
 
 
 def test_every_setting_field_is_written_down():
