@@ -112,7 +112,9 @@ class Model(nn.Module):
         temperature = torch.tensor(0.2, dtype=dtype)
         if learn_temperature:
             temperature = nn.Parameter(temperature)
-        self.loss = getattr(avcontrast, loss)(temperature, **settings)
+        if "learn_temperature" in settings:
+            temperature = 0.2
+        self.loss = getattr(avcontrast, loss)(temperature, **settings).to(dtype)
 
     def forward(self, images, sounds, reading="forward", **call):
         visual, audio = self.visual(images), self.audio(sounds)

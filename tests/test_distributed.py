@@ -163,6 +163,15 @@ def test_the_temperature_needs_no_wrapping(cluster, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lowest", [0.1, 0.2])
+def test_a_temperature_learned_by_its_logarithm(two, lowest, backend):
+    settings = {"learn_temperature": True, "min_temperature": lowest, "backend": backend}
+    expected = step("FNACLoss", settings, 12)
+    assert "loss.log_temperature" in expected[1]
+    assert_same_on_every_rank(two.run(shared_step, "FNACLoss", settings, 12), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_accumulated_gradients(two, backend):
     model = Model("FNACLoss", {"backend": backend})
     for seed in (1, 2):

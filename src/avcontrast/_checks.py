@@ -27,7 +27,8 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
 def check_temperature(temperature: float | Tensor, *, read_tensor: bool = False) -> None:
     """Raise unless ``temperature`` is a positive finite number or a 0-dim floating tensor.
 
-    The value of a tensor is read only on request: on an accelerator that waits for the device.
+    The value of a tensor is read only on request: on an accelerator that waits for the device. Each
+    call makes sure of it without a wait, see :mod:`avcontrast.ops._temperature`.
     """
     if isinstance(temperature, Tensor):
         if temperature.ndim != 0 or not temperature.is_floating_point():
@@ -47,6 +48,26 @@ def check_temperature(temperature: float | Tensor, *, read_tensor: bool = False)
     check_number("temperature", temperature)
     if not temperature >= SMALLEST_TEMPERATURE:
         raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
+
+
+def check_learning(temperature: float | Tensor, learn: object, lowest: object) -> None:
+    """Raise unless a temperature that was checked can be learned, if it shall be."""
+    check_flag("learn_temperature", learn)
+    if learn and isinstance(temperature, Tensor):
+        raise TypeError(
+            "temperature must be a number with learn_temperature=True, which makes a parameter of "
+            "its logarithm, got a tensor"
+        )
+    if lowest is None:
+        return
+    if not learn:
+        raise ValueError("min_temperature has no effect without learn_temperature=True")
+    check_number("min_temperature", lowest)
+    if not SMALLEST_TEMPERATURE <= lowest <= temperature:  # type: ignore[operator]
+        raise ValueError(
+            "min_temperature must be positive and not above temperature, where learning starts, "
+            f"got min_temperature={lowest!r} and temperature={temperature!r}"
+        )
 
 
 def check_number(name: str, value: object) -> None:

@@ -24,6 +24,7 @@ from avcontrast.distributed import (
 )
 from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import Settings, compute_dtype, named, without_autocast
+from avcontrast.ops._temperature import checked
 from avcontrast.ops.dense import unit, zero_of
 
 if TYPE_CHECKING:
@@ -211,7 +212,8 @@ def adjacency(
         - output: (b, b), rows sum to 1, in fp32 or wider
 
     Raises:
-        ValueError: if the shape does not fit or the temperature is not positive.
+        ValueError: if the shape does not fit or the temperature is not positive; on CUDA the device
+            asserts what a tensor holds, later.
 
     Example:
         >>> import torch
@@ -223,6 +225,8 @@ def adjacency(
     checks.check_vectors("features", features)
     checks.check_temperature(temperature)
     checks.check_flag("normalize", normalize)
+    if isinstance(temperature, Tensor):
+        temperature = checked(temperature)
     with without_autocast(features.device):
         features = features.to(compute_dtype(features, features))
         if normalize:

@@ -6,11 +6,13 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from avcontrast import _checks as checks
 from avcontrast import functional
 from avcontrast.functional import FNACComponents
+from avcontrast.ops._temperature import learned
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -22,6 +24,8 @@ class _Loss(nn.Module):
     """Keeps the settings of a loss as attributes, which every call reads anew."""
 
     temperature: float | Tensor
+    learn_temperature: bool
+    min_temperature: float | None
     normalize: bool
     reduction: str
     gather_distributed: bool
@@ -33,12 +37,25 @@ class _Loss(nn.Module):
         """Check and keep the arguments of a constructor, which are its ``locals()``."""
         super().__init__()
         settings = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
-        self.temperature = settings.pop("temperature")
-        checks.check_temperature(self.temperature, read_tensor=True)
+        temperature = settings.pop("temperature")
+        self.learn_temperature = settings.pop("learn_temperature")
+        self.min_temperature = settings.pop("min_temperature")
+        checks.check_temperature(temperature, read_tensor=True)
+        checks.check_learning(temperature, self.learn_temperature, self.min_temperature)
         checks.check_settings(settings)
+        if self.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log())
+        else:
+            self.temperature = temperature
         self._names = tuple(settings)
         for name, value in settings.items():
             setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        # Of a temperature that is learned there is the parameter only.
+        if name == "temperature" and "log_temperature" in self._parameters:
+            return learned(self.log_temperature, self.min_temperature)
+        return super().__getattr__(name)
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
@@ -51,10 +68,16 @@ class _Loss(nn.Module):
     def extra_repr(self) -> str:
         """Show every setting."""
         temperature = self.temperature
-        shown = {"temperature": temperature, **self._settings()}
+        shown = {
+            "temperature": temperature,
+            "learn_temperature": self.learn_temperature,
+            "min_temperature": self.min_temperature,
+            **self._settings(),
+        }
         if isinstance(temperature, Tensor):
             value = "meta" if temperature.is_meta else f"{temperature.item():g}"
-            shown["temperature"] = f"{value}, learnable={temperature.requires_grad}"
+            given = "" if self.learn_temperature else f", learnable={temperature.requires_grad}"
+            shown["temperature"] = value + given
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
@@ -77,11 +100,17 @@ class InfoNCE(_Loss):
     the ordinary cross-modal InfoNCE, twice the loss of CLIP.
 
     Args:
-        temperature: :math:`\tau`, a positive number or a 0-dim leaf tensor, which gets its exact
+        temperature: :math:`\tau`, a positive number, or a 0-dim leaf tensor, which gets its exact
             gradient. An ``nn.Parameter`` becomes a parameter of the module; another tensor stays
-            where it is. Nothing keeps what training makes of it above zero: to learn its logarithm
-            instead, pass ``log_temperature.exp()`` to :func:`avcontrast.functional.info_nce` or the
-            like.
+            where it is. Nothing keeps either above zero while it is trained, so that each call
+            makes sure of it: what is not positive and finite is an error, on CUDA one that the
+            device finds, without a wait.
+        learn_temperature: learn the temperature, which starts at the given number. What is learned
+            is its logarithm, the parameter ``log_temperature``, so that it stays positive;
+            ``criterion.temperature`` is then its present value. Weight decay would draw it to 1:
+            see :ref:`learn-the-temperature`.
+        min_temperature: what a learned temperature never goes below, such as the 0.01 of CLIP.
+            There, only what would lower it further gets no gradient.
         symmetric: contrast in both directions; otherwise each image among the audios only.
         pooling: ``"max"`` or ``"mean"`` over the positions of a map.
         elimination: leave likely false negatives out of the denominators: pairs that match nearly
@@ -135,6 +164,8 @@ class InfoNCE(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
         symmetric: bool = True,
         pooling: str = "max",
         elimination: str = "none",
@@ -213,6 +244,7 @@ class FalseNegativeSuppression(_Loss):
 
     Args:
         temperature: see :class:`InfoNCE`. Match and adjacencies share it.
+        learn_temperature, min_temperature: see :class:`InfoNCE`.
         audio_weight: :math:`w_a`; 0 switches the audio adjacency off.
         visual_weight: :math:`w_v`; 0 switches the visual adjacency off.
         anchor: ``"visual"``: row i of the match is image i over all audios, as released.
@@ -261,6 +293,8 @@ class FalseNegativeSuppression(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
         audio_weight: float = 1.0,
         visual_weight: float = 1.0,
         anchor: str = "visual",
@@ -305,6 +339,7 @@ class TrueNegativeEnhancement(_Loss):
 
     Args:
         temperature: see :class:`InfoNCE`. The map and both adjacencies share it.
+        learn_temperature, min_temperature: see :class:`InfoNCE`.
         threshold: in [0, 1); positions strictly above it are the source.
         mask: ``"hard"``: 0 or 1, without a gradient through it. ``"soft"``: the scaled map itself
             weighs the positions, with its gradient, and the threshold has no effect.
@@ -350,6 +385,8 @@ class TrueNegativeEnhancement(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
         threshold: float = 0.6,
         mask: str = "hard",
         adjacency_reduction: str = "mean",
@@ -385,6 +422,7 @@ class FNACLoss(_Loss):
 
     Args:
         temperature: see :class:`InfoNCE`. All similarities share it.
+        learn_temperature, min_temperature: see :class:`InfoNCE`.
         fns_audio_weight: :math:`\alpha`.
         fns_visual_weight: :math:`\beta`.
         tne_weight: :math:`\gamma`.
@@ -447,6 +485,8 @@ class FNACLoss(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
         fns_audio_weight: float = 100.0,
         fns_visual_weight: float = 100.0,
         tne_weight: float = 100.0,
