@@ -51,12 +51,13 @@ def test_fnac_equals_the_loops(anchor, backend):
     visual, audio = features(6, 5, (2, 3))
     tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     criterion = FNACLoss(tau, anchor=anchor, adjacency_reduction="batchmean", backend=backend)
-    parts = criterion.components(visual, audio, regularization=0.01, ignore=mask(6))
+    strength = 2.56  # that makes all weights 1
+    parts = criterion.components(visual, audio, regularization=strength, ignore=mask(6))
     terms = fnac_terms(visual, audio, tau, anchor=anchor, ignore=mask(6))
     for name, expected in terms.items():
         torch.testing.assert_close(getattr(parts, name), expected, **EXACT)
     assert_close_with_gradients(parts.loss, sum(terms.values()), visual, audio, tau)
-    loss = criterion(visual, audio, regularization=0.01, ignore=mask(6))
+    loss = criterion(visual, audio, regularization=strength, ignore=mask(6))
     assert torch.equal(loss, parts.loss)
 
 

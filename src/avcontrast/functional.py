@@ -278,7 +278,7 @@ def false_negative_suppression(
     audio_weight: float = 1.0,
     visual_weight: float = 1.0,
     anchor: str = "visual",
-    adjacency_reduction: str = "mean",
+    adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     normalize: bool = True,
     reduction: str = "mean",
@@ -311,7 +311,7 @@ def true_negative_enhancement(
     *,
     threshold: float = 0.6,
     mask: str = "hard",
-    adjacency_reduction: str = "mean",
+    adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     normalize: bool = True,
     reduction: str = "mean",
@@ -342,13 +342,13 @@ def fnac(
     *,
     ignore: Tensor | None = None,
     regularization: float = 1.0,
-    fns_audio_weight: float = 100.0,
-    fns_visual_weight: float = 100.0,
-    tne_weight: float = 100.0,
+    fns_audio_weight: float = 0.390625,
+    fns_visual_weight: float = 0.390625,
+    tne_weight: float = 0.390625,
     threshold: float = 0.6,
     mask: str = "hard",
     anchor: str = "visual",
-    adjacency_reduction: str = "mean",
+    adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     elimination: str = "none",
     elimination_level: float = 0.5,
@@ -372,8 +372,8 @@ def fnac(
         >>> generator = torch.Generator().manual_seed(0)
         >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
         >>> audio = torch.randn(8, 16, generator=generator)
-        >>> parts = fnac(visual, audio, tne_weight=50.0)
-        >>> expected = parts.info_nce + 100 * (parts.fns_audio + parts.fns_visual) + 50 * parts.tne
+        >>> parts = fnac(visual, audio, fns_audio_weight=0.5, fns_visual_weight=0.5, tne_weight=2.0)
+        >>> expected = parts.info_nce + (parts.fns_audio + parts.fns_visual) / 2 + 2 * parts.tne
         >>> torch.testing.assert_close(parts.loss, expected)
     """
     checks.check_features(visual, audio, map_for="the FNAC loss")
@@ -423,7 +423,7 @@ class Common(NamedTuple):
     group: ProcessGroup | None
     gradient_reduction: str
     backend: str
-    adjacency_reduction: str = "mean"
+    adjacency_reduction: str = "batchmean"
 
 
 def _parts(

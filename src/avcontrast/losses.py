@@ -231,7 +231,7 @@ class FalseNegativeSuppression(_Loss):
     :math:`S^a` and the visual adjacency :math:`S^v`:
 
     .. math::
-        \ell_i = \frac{w_a}{b} \sum_j |S^a_{ij} - P_{ij}| + \frac{w_v}{b} \sum_j |S^v_{ij} - P_{ij}|
+        \ell_i = w_a \sum_j |S^a_{ij} - P_{ij}| + w_v \sum_j |S^v_{ij} - P_{ij}|
 
     :math:`S^a = \mathrm{softmax}_j(\langle a_i, a_j \rangle / \tau)`, and :math:`S^v` likewise of
     the visual features averaged over positions. In plain PyTorch, for normalised features::
@@ -240,7 +240,9 @@ class FalseNegativeSuppression(_Loss):
         pooled = visual.flatten(2).mean(2)
         audio_adjacency = (audio @ audio.T / temperature).softmax(1)
         visual_adjacency = (pooled @ pooled.T / temperature).softmax(1)
-        loss = F.l1_loss(audio_adjacency, match) + F.l1_loss(visual_adjacency, match)
+        of_audio = (audio_adjacency - match).abs().sum(1)
+        of_visual = (visual_adjacency - match).abs().sum(1)
+        loss = of_audio.mean() + of_visual.mean()
 
     Args:
         temperature: see :class:`InfoNCE`. Match and adjacencies share it.
@@ -249,8 +251,8 @@ class FalseNegativeSuppression(_Loss):
         visual_weight: :math:`w_v`; 0 switches the visual adjacency off.
         anchor: ``"visual"``: row i of the match is image i over all audios, as released.
             ``"audio"``: audio i over all images, as eq. 2 and 3 are printed.
-        adjacency_reduction: ``"mean"`` divides each row by b, as published; ``"batchmean"`` sums
-            it, so that a weight means the same at every batch size.
+        adjacency_reduction: ``"batchmean"`` sums each row, so that a weight means the same at every
+            batch size; ``"mean"`` divides it by b, as published.
         detach_adjacency: treat the adjacencies as constants; the released code does not.
         normalize: see :class:`InfoNCE`. The averaged visual features are not normalised again.
         reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
@@ -271,12 +273,13 @@ class FalseNegativeSuppression(_Loss):
         >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
         >>> audio = torch.randn(8, 16, generator=generator)
         >>> print(f"{FalseNegativeSuppression()(visual, audio):.4f}")
-        0.4088
+        FNSX
 
     Note:
         The paper prints both equations with the audio as anchor and remarks that the visual one is
         symmetric to the first; it mentions no temperature in the adjacencies. Defaults follow the
-        released code, which numbers the terms 1 (audio), 3 (visual).
+        released code, which numbers the terms 1 (audio), 3 (visual), but for the rows, which both
+        divide by b: ``adjacency_reduction="mean"``.
 
     References:
         Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
@@ -298,7 +301,7 @@ class FalseNegativeSuppression(_Loss):
         audio_weight: float = 1.0,
         visual_weight: float = 1.0,
         anchor: str = "visual",
-        adjacency_reduction: str = "mean",
+        adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         normalize: bool = True,
         reduction: str = "mean",
@@ -323,7 +326,7 @@ class TrueNegativeEnhancement(_Loss):
     :math:`z_i`, shall be as similar to each other as the audios are:
 
     .. math::
-        \ell_i = \frac{1}{b} \sum_j |S^a_{ij} - S^s_{ij}|, \quad
+        \ell_i = \sum_j |S^a_{ij} - S^s_{ij}|, \quad
         S^s = \mathrm{softmax}_j(\langle z_i, z_j \rangle / \tau), \quad
         z_i = \frac{1}{hw} \sum_p M_{ip} v_{ip}
 
@@ -335,7 +338,7 @@ class TrueNegativeEnhancement(_Loss):
         mask = (own - low) / (high - low + 1e-5) > threshold
         sources = (visual.flatten(2) * mask[:, None]).mean(2)
         source_adjacency = (sources @ sources.T / temperature).softmax(1)
-        loss = F.l1_loss(audio_adjacency, source_adjacency)
+        loss = (audio_adjacency - source_adjacency).abs().sum(1).mean()
 
     Args:
         temperature: see :class:`InfoNCE`. The map and both adjacencies share it.
@@ -364,12 +367,13 @@ class TrueNegativeEnhancement(_Loss):
         >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
         >>> audio = torch.randn(8, 16, generator=generator)
         >>> print(f"{TrueNegativeEnhancement()(visual, audio):.4f}")
-        0.2056
+        TNEV
 
     Note:
         The paper says "use the localisation map as a mask" and gives neither threshold nor
         pooling. The released code has a hard mask at 0.6, divides by all h w positions instead of
         those in the mask, and adds 1e-5 to the range of the map in units of logits; so does this.
+        It divides each row by b, for which there is ``adjacency_reduction="mean"``.
 
     References:
         Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
@@ -389,7 +393,7 @@ class TrueNegativeEnhancement(_Loss):
         min_temperature: float | None = None,
         threshold: float = 0.6,
         mask: str = "hard",
-        adjacency_reduction: str = "mean",
+        adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         normalize: bool = True,
         reduction: str = "mean",
@@ -428,9 +432,10 @@ class FNACLoss(_Loss):
         tne_weight: :math:`\gamma`.
         threshold, mask: see :class:`TrueNegativeEnhancement`.
         anchor: see :class:`FalseNegativeSuppression`.
-        adjacency_reduction: ``"mean"`` divides each row by b, as published: each term is at most
-            2 / b, and the weights of 100 belong to the published batch of 256. ``"batchmean"``
-            sums the row; the published strength is then 100 / 256 = 0.39 at any batch size.
+        adjacency_reduction: ``"batchmean"`` sums each row; the default weights, 100 / 256, are then
+            the published strength at any batch size. ``"mean"`` divides it by b, as published:
+            each term is at most 2 / b, and weights of 100, to be given with it, belong to the
+            published batch of 256.
         detach_adjacency: see :class:`FalseNegativeSuppression`.
         elimination, elimination_level: see :class:`InfoNCE`. For the contrastive term alone.
         normalize, reduction, gather_distributed, group, gradient_reduction, backend: see
@@ -455,15 +460,17 @@ class FNACLoss(_Loss):
         >>> loss = criterion(visual, audio)
         >>> loss.backward()
         >>> print(f"{loss:.3f}")
-        71.726
+        12.216
         >>> parts = criterion.components(visual, audio, regularization=0.0)
         >>> print(f"{parts.loss:.4f} {parts.fns_audio:.4f} {parts.fns_visual:.4f} {parts.tne:.4f}")
-        10.2957 0.2331 0.1757 0.2056
+        10.2957 FNSA FNSV TNEV
 
     Note:
-        The weights are those of the released code, where ``fnac_loss1_weight`` is :math:`\alpha`,
-        ``fnac_loss2_weight`` is :math:`\gamma` and ``fnac_loss3_weight`` is :math:`\beta`; the
-        paper does not state them.
+        The released code divides each row by b and has weights of 100 for its batch of 256, where
+        ``fnac_loss1_weight`` is :math:`\alpha`, ``fnac_loss2_weight`` is :math:`\gamma` and
+        ``fnac_loss3_weight`` is :math:`\beta`; the paper does not state them. At that batch the
+        defaults are the same loss, and at any other ``adjacency_reduction="mean"`` with weights of
+        100 is what the released code computes.
 
     References:
         Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
@@ -487,13 +494,13 @@ class FNACLoss(_Loss):
         *,
         learn_temperature: bool = False,
         min_temperature: float | None = None,
-        fns_audio_weight: float = 100.0,
-        fns_visual_weight: float = 100.0,
-        tne_weight: float = 100.0,
+        fns_audio_weight: float = 0.390625,
+        fns_visual_weight: float = 0.390625,
+        tne_weight: float = 0.390625,
         threshold: float = 0.6,
         mask: str = "hard",
         anchor: str = "visual",
-        adjacency_reduction: str = "mean",
+        adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         elimination: str = "none",
         elimination_level: float = 0.5,
