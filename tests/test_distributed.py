@@ -21,6 +21,7 @@ from processes import (
     grads_of,
     ignored,
     in_groups_of_two,
+    labels_of,
     operators_pass_opcheck,
     peak_of_a_step,
     sample_weights,
@@ -28,6 +29,7 @@ from processes import (
     shared_samples,
     shared_step,
     shared_step_ignoring,
+    shared_step_with_labels,
     step,
     summing_step,
     temperature_beside_the_wrapped_model,
@@ -119,6 +121,18 @@ def test_known_false_negatives(cluster, case, backend):
     settings = {**settings, "backend": backend}
     expected = step(loss, settings, 12, learn_temperature=True, ignore=ignored(12))
     outcomes = cluster.run(shared_step_ignoring, loss, settings, 12)
+    assert_same_on_every_rank(outcomes, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", ["InfoNCE", "FNAC, audio anchor"])
+def test_labels_travel(cluster, case, backend):
+    loss, settings = CASES[case]
+    settings = {**settings, "backend": backend}
+    expected = step(loss, settings, 12, learn_temperature=True, labels=labels_of(12))
+    without = step(loss, settings, 12, learn_temperature=True)
+    assert abs(expected[0] - without[0]) > 0.01
+    outcomes = cluster.run(shared_step_with_labels, loss, settings, 12)
     assert_same_on_every_rank(outcomes, expected)
 
 

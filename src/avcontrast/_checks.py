@@ -15,6 +15,7 @@ NUMBERS = (int, float, np.integer, np.floating)
 SIDES = ("visual", "audio", "both")
 BACKENDS = ("triton", "triton-stream", "blockwise", "dense")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # what is smaller may be 0 in fp32
 
 
@@ -209,6 +210,25 @@ def check_ignore(ignore: object, visual: Tensor, processes: int) -> None:
     if ignore.device != visual.device:
         raise ValueError(
             f"ignore must be on the features' device {visual.device}, got {ignore.device}"
+        )
+
+
+def check_labels(labels: object, visual: Tensor) -> None:
+    """Raise unless ``labels`` is None or has an integer for each pair of this process."""
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor or None, got {type(labels).__name__}")
+    if labels.dtype not in INTEGERS:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != visual.shape[:1]:
+        raise ValueError(
+            f"labels must be (b,), here {tuple(visual.shape[:1])}, one for each pair of this "
+            f"process, got {tuple(labels.shape)}"
+        )
+    if labels.device != visual.device:
+        raise ValueError(
+            f"labels must be on the features' device {visual.device}, got {labels.device}"
         )
 
 

@@ -23,6 +23,7 @@ from avcontrast.distributed import (
     shared_sum,
 )
 from avcontrast.ops._elimination import above_limits
+from avcontrast.ops._ignored import of_a_kind
 from avcontrast.ops._settings import Settings, compute_dtype, named, without_autocast
 from avcontrast.ops._temperature import checked
 from avcontrast.ops.dense import unit, zero_of
@@ -240,6 +241,7 @@ def info_nce(
     temperature: float | Tensor = 0.03,
     *,
     ignore: Tensor | None = None,
+    labels: Tensor | None = None,
     symmetric: bool = True,
     pooling: str = "max",
     elimination: str = "none",
@@ -253,7 +255,7 @@ def info_nce(
 ) -> Tensor:
     """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`.
 
-    ``ignore`` names pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
+    ``ignore`` or ``labels`` name pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
     """
     checks.check_features(visual, audio)
     own = {"symmetric": symmetric}
@@ -267,7 +269,8 @@ def info_nce(
         elimination_level=elimination_level,
     )
     common = Common(reduction, gather_distributed, group, gradient_reduction, backend)
-    return _parts(visual, audio, temperature, settings, common, own, ignore)["info_nce"]
+    left_out = ignore, labels
+    return _parts(visual, audio, temperature, settings, common, own, *left_out)["info_nce"]
 
 
 def false_negative_suppression(
@@ -341,6 +344,7 @@ def fnac(
     temperature: float | Tensor = 0.03,
     *,
     ignore: Tensor | None = None,
+    labels: Tensor | None = None,
     regularization: float = 1.0,
     fns_audio_weight: float = 0.390625,
     fns_visual_weight: float = 0.390625,
@@ -363,8 +367,8 @@ def fnac(
     """Compute the FNAC loss and its parts. See :class:`avcontrast.FNACLoss`.
 
     With ``skip_unweighted``, adjacency terms that do not enter the loss, because their weight or
-    ``regularization`` is 0, are not computed, and their fields are zero. ``ignore`` names pairs to
-    leave out of the contrastive term only, see :meth:`avcontrast.FNACLoss.forward`.
+    ``regularization`` is 0, are not computed, and their fields are zero. ``ignore`` or ``labels``
+    name pairs to leave out of the contrastive term only, see :meth:`avcontrast.FNACLoss.forward`.
 
     Example:
         >>> import torch
@@ -405,7 +409,7 @@ def fnac(
     )
     if torch.compiler.is_compiling():
         del own["regularization"]  # told to the others, it would be compiled in as a constant
-    parts = _parts(visual, audio, temperature, settings, common, own, ignore)
+    parts = _parts(visual, audio, temperature, settings, common, own, ignore, labels)
     contrastive = loss = parts["info_nce"]
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
@@ -434,6 +438,7 @@ def _parts(
     common: Common,
     own: dict[str, Any] | None = None,
     ignore: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the parts of a loss, reduced over the samples.
 
@@ -445,6 +450,7 @@ def _parts(
     checks.check_settings({**named(settings), **named(common)})
     peers = find_peers(gather_distributed, group)
     checks.check_ignore(ignore, visual, peers.size)
+    checks.check_labels(labels, visual)
     if peers.size > 1:
         backend = ops.select_backend(backend, visual, audio, peers.size)
         told = {
@@ -456,11 +462,15 @@ def _parts(
             **(own or {}),
             "adjacency_reduction": adjacency_reduction,
             "ignore": None if ignore is None else "a tensor",
+            "labels": None if labels is None else "a tensor",
         }
         learnable = temperature if isinstance(temperature, Tensor) else None
         audio = check_agreement(visual, audio, peers, told, learnable)
         if learnable is not None:
             temperature = replicated(learnable, peers)
+    if labels is not None:
+        same = of_a_kind(labels, peers)
+        ignore = same if ignore is None else same | ignore
     values = ops.contrast(
         visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
     )

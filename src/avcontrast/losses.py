@@ -185,6 +185,7 @@ class InfoNCE(_Loss):
         audio: Tensor,
         *,
         ignore: Tensor | None = None,
+        labels: Tensor | None = None,
         eliminate: bool = True,
     ) -> Tensor:
         """Return the loss of a batch.
@@ -196,13 +197,17 @@ class InfoNCE(_Loss):
                 pairs marked True are left out of the denominators of both directions, and get no
                 gradient. The diagonal, which holds the positives, must be False; on CUDA that is
                 asserted by the device, without waiting for it. With ``gather_distributed`` it is
-                (b_local, b_global): the images of this process, the audios of all. With class
-                labels, the loss without any false negative is that of::
+                (b_local, b_global): the images of this process, the audios of all.
+            labels: classes as integers, (b,): leaves out the pairs of one class, so that with all
+                labels known there is no false negative. A negative label, such as -1, is unknown
+                and equals no other. It stands for::
 
-                    ignore = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+                    same = labels[:, None] == labels[None, :]
+                    ignore = (same & (labels >= 0)[:, None]).fill_diagonal_(False)
 
-                See :ref:`known false negatives <known-false-negatives>`, also for labels of which
-                some are unknown.
+                With ``ignore`` as well, the pairs of both are left out. With
+                ``gather_distributed`` the labels are those of this process, (b_local,), and
+                travel. See :ref:`known false negatives <known-false-negatives>`.
             eliminate: False leaves no likely false negative out, whatever ``elimination`` says:
                 for the first part of a training, whose matches mean nothing yet.
 
@@ -211,15 +216,19 @@ class InfoNCE(_Loss):
             >>> from avcontrast import InfoNCE
             >>> visual, audio = torch.eye(3), torch.eye(3)[[0, 0, 2]]  # samples 0 and 1 sound alike
             >>> labels = torch.tensor([5, 5, 7])
-            >>> ignore = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
             >>> criterion = InfoNCE(temperature=1.0, reduction="none", symmetric=False)
             >>> criterion(visual, audio)
             tensor([0.8620, 1.0986, 0.5514])
-            >>> criterion(visual, audio, ignore=ignore)
+            >>> criterion(visual, audio, labels=labels)
             tensor([0.3133, 0.6931, 0.5514])
         """
         return functional.info_nce(
-            visual, audio, self.temperature, ignore=ignore, **self._eliminating(eliminate)
+            visual,
+            audio,
+            self.temperature,
+            ignore=ignore,
+            labels=labels,
+            **self._eliminating(eliminate),
         )
 
 
@@ -520,6 +529,7 @@ class FNACLoss(_Loss):
         *,
         regularization: float = 1.0,
         ignore: Tensor | None = None,
+        labels: Tensor | None = None,
         eliminate: bool = True,
     ) -> Tensor:
         """Return the loss of a batch.
@@ -532,6 +542,7 @@ class FNACLoss(_Loss):
             ignore: known false negatives, (b, b) bool, see :meth:`InfoNCE.forward`. They are left
                 out of the contrastive term only: the match that false negative suppression
                 compares, and the adjacencies, are those of all pairs.
+            labels: the same from classes, (b,), see :meth:`InfoNCE.forward`.
             eliminate: whether likely false negatives are left out as ``elimination`` says.
         """
         return functional.fnac(
@@ -540,6 +551,7 @@ class FNACLoss(_Loss):
             self.temperature,
             regularization=regularization,
             ignore=ignore,
+            labels=labels,
             skip_unweighted=True,
             **self._eliminating(eliminate),
         ).loss
@@ -551,6 +563,7 @@ class FNACLoss(_Loss):
         *,
         regularization: float = 1.0,
         ignore: Tensor | None = None,
+        labels: Tensor | None = None,
         eliminate: bool = True,
     ) -> FNACComponents:
         """Return the same loss and its unweighted, differentiable terms, all of them computed.
@@ -560,6 +573,7 @@ class FNACLoss(_Loss):
             audio: audio features, (b, d).
             regularization: as in :meth:`forward`; it enters ``loss`` only.
             ignore: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
+            labels: as in :meth:`forward`; likewise.
             eliminate: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
         """
         return functional.fnac(
@@ -568,6 +582,7 @@ class FNACLoss(_Loss):
             self.temperature,
             regularization=regularization,
             ignore=ignore,
+            labels=labels,
             **self._eliminating(eliminate),
         )
 
