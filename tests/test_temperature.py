@@ -147,6 +147,14 @@ def test_it_is_stored_and_shown(loss):
         assert criterion.to(dtype)(*hard_pairs()).dtype == torch.float32
 
 
+def test_a_learned_temperature_is_not_replaced_in_silence():
+    criterion = InfoNCE(learn_temperature=True)
+    with pytest.raises(AttributeError, match="is learned: change the parameter log_temperature"):
+        criterion.temperature = 0.05
+    with pytest.raises(AttributeError, match="has no attribute 'temprature'"):
+        _ = criterion.temprature
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_compiled_equals_eager(compiler, loss):

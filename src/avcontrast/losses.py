@@ -57,6 +57,11 @@ class _Loss(nn.Module):
             return learned(self.log_temperature, self.min_temperature)
         return super().__getattr__(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        if name == "temperature" and "log_temperature" in self.__dict__.get("_parameters", ()):
+            raise AttributeError("temperature is learned: change the parameter log_temperature")
+        super().__setattr__(name, value)
+
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
 
