@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import released_form
@@ -18,8 +19,14 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 VECTORS = "vectors"
 """The contrastive term of vectors (b, d) instead of maps."""
 
-LOSSES: dict[str, type[FNACLoss] | type[InfoNCE]] = {
-    "fnac": FNACLoss,
+LOSSES: dict[str, Callable[..., FNACLoss | InfoNCE]] = {
+    "fnac": partial(
+        FNACLoss,
+        adjacency_reduction="mean",
+        fns_audio_weight=released_form.WEIGHT,
+        fns_visual_weight=released_form.WEIGHT,
+        tne_weight=released_form.WEIGHT,
+    ),
     "nce": InfoNCE,
     VECTORS: InfoNCE,
 }

@@ -88,6 +88,7 @@ def build_module(settings: Settings) -> LocalisationModule:
         fns_audio_weight=fns_audio,
         fns_visual_weight=fns_visual,
         tne_weight=tne,
+        adjacency_reduction=settings.adjacency_reduction,
         threshold=settings.threshold,
         anchor=settings.anchor,
         elimination="both" if settings.loss == "elimination" else "none",

@@ -13,6 +13,14 @@ TOLERANCE = {
 }
 """How far a result may be from the float64 reference, by the dtype it was computed in."""
 
+PUBLISHED = {
+    "fns_audio_weight": 100.0,
+    "fns_visual_weight": 100.0,
+    "tne_weight": 100.0,
+    "adjacency_reduction": "mean",
+}
+"""The weights of the released code, and what they are the weights of."""
+
 
 def unit(vector: Tensor) -> Tensor:
     length = vector.pow(2).sum().sqrt()

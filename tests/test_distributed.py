@@ -21,6 +21,7 @@ from processes import (
     grads_of,
     ignored,
     in_groups_of_two,
+    labels_of,
     operators_pass_opcheck,
     peak_of_a_step,
     sample_weights,
@@ -28,6 +29,7 @@ from processes import (
     shared_samples,
     shared_step,
     shared_step_ignoring,
+    shared_step_with_labels,
     step,
     summing_step,
     temperature_beside_the_wrapped_model,
@@ -35,6 +37,7 @@ from processes import (
     unequal_on_a_device,
     with_a_mask_of_the_own_pairs,
 )
+from reference import PUBLISHED
 
 from avcontrast import InfoNCE
 
@@ -52,7 +55,7 @@ CASES = {
     "enhancement, soft mask": ("TrueNegativeEnhancement", {"mask": "soft"}),
     "FNAC": ("FNACLoss", {}),
     "FNAC, audio anchor": ("FNACLoss", {"anchor": "audio", "mask": "soft"}),
-    "FNAC, batchmean": ("FNACLoss", {"adjacency_reduction": "batchmean"}),
+    "FNAC, published": ("FNACLoss", PUBLISHED),
     "FNAC, detached": ("FNACLoss", {"detach_adjacency": True, "anchor": "audio"}),
     "FNAC, sum": ("FNACLoss", {"reduction": "sum"}),
     "InfoNCE, elimination": ("InfoNCE", {"elimination": "both", "elimination_level": 0.3}),
@@ -122,6 +125,18 @@ def test_known_false_negatives(cluster, case, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", ["InfoNCE", "FNAC, audio anchor"])
+def test_labels_travel(cluster, case, backend):
+    loss, settings = CASES[case]
+    settings = {**settings, "backend": backend}
+    expected = step(loss, settings, 12, learn_temperature=True, labels=labels_of(12))
+    without = step(loss, settings, 12, learn_temperature=True)
+    assert abs(expected[0] - without[0]) > 0.01
+    outcomes = cluster.run(shared_step_with_labels, loss, settings, 12)
+    assert_same_on_every_rank(outcomes, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("regularization", [0.0, 1.0])
 def test_strength_and_components(cluster, regularization, backend):
     call = {"reading": "components", "regularization": regularization}
@@ -160,6 +175,15 @@ def test_the_temperature_needs_no_wrapping(cluster, backend):
     _, grads = step("FNACLoss", {"backend": backend}, 12, learn_temperature=True)
     for grad in cluster.run(temperature_beside_the_wrapped_model, backend, 12):
         torch.testing.assert_close(grad, grads["loss.temperature"], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lowest", [0.1, 0.2])
+def test_a_temperature_learned_by_its_logarithm(two, lowest, backend):
+    settings = {"learn_temperature": True, "min_temperature": lowest, "backend": backend}
+    expected = step("FNACLoss", settings, 12)
+    assert "loss.log_temperature" in expected[1]
+    assert_same_on_every_rank(two.run(shared_step, "FNACLoss", settings, 12), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -239,7 +263,7 @@ DISAGREEMENTS = {
     "settings": (
         {"settings_of": [{}, {}, {}, {"threshold": 0.5, "tne_weight": 1.0}]},
         "threshold: 0.6 on ranks 0, 1, 2, 0.5 on rank 3; "
-        "tne_weight: 100.0 on ranks 0, 1, 2, 1.0 on rank 3",
+        "tne_weight: 0.390625 on ranks 0, 1, 2, 1.0 on rank 3",
     ),
     "backends": (
         {"settings_of": [{"backend": "blockwise"}, {}, {}, {}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -51,12 +52,13 @@ def test_fnac_equals_the_loops(anchor, backend):
     visual, audio = features(6, 5, (2, 3))
     tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     criterion = FNACLoss(tau, anchor=anchor, adjacency_reduction="batchmean", backend=backend)
-    parts = criterion.components(visual, audio, regularization=0.01, ignore=mask(6))
+    strength = 2.56  # that makes all weights 1
+    parts = criterion.components(visual, audio, regularization=strength, ignore=mask(6))
     terms = fnac_terms(visual, audio, tau, anchor=anchor, ignore=mask(6))
     for name, expected in terms.items():
         torch.testing.assert_close(getattr(parts, name), expected, **EXACT)
     assert_close_with_gradients(parts.loss, sum(terms.values()), visual, audio, tau)
-    loss = criterion(visual, audio, regularization=0.01, ignore=mask(6))
+    loss = criterion(visual, audio, regularization=strength, ignore=mask(6))
     assert torch.equal(loss, parts.loss)
 
 
@@ -87,6 +89,89 @@ def test_labels_leave_no_false_negative(backend):
         expected = F.cross_entropy(logits[n, kept], target)
         expected = expected + F.cross_entropy(logits[kept, n], target)
         torch.testing.assert_close(losses[n], expected, **EXACT)
+
+
+UNKNOWN = torch.tensor([0, 1, -1, 0, 1, 2, -1, -7, 4])
+
+
+def of_a_kind(labels):
+    """Return which samples share a known label, by the definition."""
+    return torch.tensor(
+        [
+            [n != m and left == right >= 0 for m, right in enumerate(labels.tolist())]
+            for n, left in enumerate(labels.tolist())
+        ]
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8])
+def test_labels_stand_for_a_mask(dtype, backend):
+    visual, audio = features(9, 7, (2, 2))
+    labels, same, other = UNKNOWN.to(dtype), of_a_kind(UNKNOWN), mask(9, share=0.2)
+    assert same.any()
+    assert (other & ~same).any()
+    for call in (
+        InfoNCE(0.2, backend=backend),
+        InfoNCE(0.2, elimination="both", backend=backend),
+        FNACLoss(0.2, backend=backend),
+        FNACLoss(0.2, backend=backend).components,
+        partial(functional.info_nce, backend=backend),
+        partial(functional.fnac, backend=backend),
+    ):
+        for given, expected in (
+            ({"labels": labels}, same),
+            ({"labels": labels, "ignore": other}, same | other),
+        ):
+            found, wanted = call(visual, audio, **given), call(visual, audio, ignore=expected)
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_unknown_labels_leave_nothing_out(backend):
+    visual, audio = features(6, 7, (2, 2))
+    criterion = InfoNCE(backend=backend)
+    unknown = criterion(visual, audio, labels=torch.full((6,), -1))
+    torch.testing.assert_close(unknown, criterion(visual, audio), **EXACT)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_traced_labels_equal_eager(backend):
+    torch.compiler.reset()
+    criterion = FNACLoss(0.1, backend=backend)
+    traced = torch.compile(criterion, fullgraph=True, backend="aot_eager", dynamic=True)
+    for b in (9, 7):
+        inputs = features(b, 8, (3, 3))
+        found, wanted = (run(*inputs, labels=UNKNOWN[:b]) for run in (traced, criterion))
+        assert_close_with_gradients(found, wanted, *inputs)
+
+
+LABEL_MISTAKES = {
+    "no tensor": ([0, 1, 2, 3], TypeError, "labels must be a torch.Tensor or None, got list"),
+    "dtype": (torch.zeros(4), TypeError, "labels must be integers, got torch.float32"),
+    "bools": (torch.zeros(4).bool(), TypeError, "labels must be integers, got torch.bool"),
+    "shape": (
+        torch.zeros(4, 4).long(),
+        ValueError,
+        "labels must be (b,), here (4,), one for each pair of this process, got (4, 4)",
+    ),
+    "device": (
+        torch.zeros(4, device="meta").long(),
+        ValueError,
+        "labels must be on the features' device cpu, got meta",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LABEL_MISTAKES)
+def test_mistakes_in_labels(case):
+    labels, error, message = LABEL_MISTAKES[case]
+    visual, audio = (x.detach() for x in features(4, 5, (2, 2)))
+    for call in (InfoNCE(), FNACLoss(), FNACLoss().components, functional.info_nce):
+        with pytest.raises(error, match=re.escape(message)):
+            call(visual, audio, labels=labels)
+    with pytest.raises(ValueError, match="ignore must be False on the diagonal"):
+        InfoNCE()(visual, audio, labels=torch.arange(4), ignore=DIAGONAL)
 
 
 @pytest.mark.parametrize("anchor", ["visual", "audio"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference import TOLERANCE, features, fnac_terms, gradients
+from reference import PUBLISHED, TOLERANCE, features, fnac_terms, gradients
 from torch.nn import functional as F
 
 from avcontrast import (
@@ -59,6 +59,7 @@ def test_golden_terms_and_gradients(case, name, backend):
         threshold=float(golden(case, "foreground_threshold")),
         normalize=False,
         backend=backend,
+        **PUBLISHED,
     )
     value = getattr(criterion.components(visual, audio), FIELDS[name])
     assert_relative(value, golden(case, name))
@@ -123,10 +124,13 @@ SINE_VALUES = {
 @pytest.mark.parametrize("temperature", SINE_VALUES)
 def test_sine_values_to_all_printed_digits(temperature, backend):
     visual, audio = sine_inputs()
-    parts = FNACLoss(temperature, backend=backend).components(visual, audio)
+    options = {"backend": backend, **PUBLISHED}
+    parts = FNACLoss(temperature, **options).components(visual, audio)
     grad_visual, grad_audio = gradients(parts.loss, visual, audio)
-    paper = FNACLoss(temperature, backend=backend, anchor="audio").components(visual, audio)
-    soft = TrueNegativeEnhancement(temperature, backend=backend, mask="soft")
+    paper = FNACLoss(temperature, anchor="audio", **options).components(visual, audio)
+    soft = TrueNegativeEnhancement(
+        temperature, backend=backend, mask="soft", adjacency_reduction="mean"
+    )
     one_way = InfoNCE(temperature, backend=backend, symmetric=False)
     found = {
         "image rows": one_way(visual, audio),
@@ -272,7 +276,8 @@ def test_components_and_forward_are_one_computation(backend):
     criterion = FNACLoss(fns_audio_weight=10.0, fns_visual_weight=20.0, backend=backend)
     parts = criterion.components(visual, audio, regularization=0.5)
     assert torch.equal(criterion(visual, audio, regularization=0.5), parts.loss)
-    expected = parts.info_nce + 5 * parts.fns_audio + 10 * parts.fns_visual + 50 * parts.tne
+    regularization = 5 * parts.fns_audio + 10 * parts.fns_visual + 50 / 256 * parts.tne
+    expected = parts.info_nce + regularization
     torch.testing.assert_close(parts.loss, expected)
     options = {"backend": backend}
     single = {
@@ -335,9 +340,22 @@ def test_reductions(loss, backend):
 def test_batchmean_sums_the_rows(backend):
     visual, audio = features(6, 8)
     for loss in (FalseNegativeSuppression, TrueNegativeEnhancement):
-        mean = loss(backend=backend)(visual, audio)
-        batchmean = loss(backend=backend, adjacency_reduction="batchmean")(visual, audio)
+        mean = loss(backend=backend, adjacency_reduction="mean")(visual, audio)
+        batchmean = loss(backend=backend)(visual, audio)
         torch.testing.assert_close(batchmean, 6 * mean)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("b", [64, 256])
+def test_the_default_is_the_published_strength_at_any_batch(b, backend):
+    visual, audio = features(b, 8, (2, 2))
+    loss = FNACLoss(backend=backend)(visual, audio)
+    weights = dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), 100 * b / 256)
+    published = FNACLoss(backend=backend, **{**PUBLISHED, **weights})(visual, audio)
+    torch.testing.assert_close(loss, published, rtol=1e-12, atol=0)
+    inputs = (visual, audio)
+    for found, wanted in zip(gradients(loss, *inputs), gradients(published, *inputs)):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -355,7 +373,9 @@ def test_detached_adjacencies_are_constants(backend):
     of_audio, of_visual = adjacencies()
     match = (functional.max_similarity(visual, audio) / tau).softmax(1)
     expected = F.l1_loss(match, of_audio) + F.l1_loss(match, of_visual)
-    loss = FalseNegativeSuppression(tau, detach_adjacency=True, backend=backend)(visual, audio)
+    loss = FalseNegativeSuppression(
+        tau, adjacency_reduction="mean", detach_adjacency=True, backend=backend
+    )(visual, audio)
     torch.testing.assert_close(loss, expected)
     for found, wanted in zip(gradients(loss, visual, audio), gradients(expected, visual, audio)):
         torch.testing.assert_close(found, wanted)

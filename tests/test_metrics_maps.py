@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -139,20 +141,86 @@ class TestGroundTruthMap:
             for box in boxes:
                 x0, y0, x1, y1 = (int(np.clip(c, 0, 1) * 224) for c in box)
                 expected[y0:y1, x0:x1] = 1
-            np.testing.assert_array_equal(metrics.ground_truth_map(boxes, 224).numpy(), expected)
+            found = metrics.ground_truth_map(boxes, 224, clip=True)
+            np.testing.assert_array_equal(found.numpy(), expected)
 
     @pytest.mark.parametrize("wild", [-2.88e16, 2.88e16, float("inf"), -float("inf")])
     def test_wildly_wrong_coordinates_are_clipped(self, wild):
         box = [0.25, wild, 0.75, 1.0] if wild < 0 else [0.25, 0.0, 0.75, wild]
-        assert torch.equal(metrics.ground_truth_map([box], 8), box_map(8, 8, (2, 0, 6, 8)))
+        found = metrics.ground_truth_map([box], 8, clip=True)
+        assert torch.equal(found, box_map(8, 8, (2, 0, 6, 8)))
 
     @pytest.mark.parametrize("empty", [[], (), np.zeros((0, 4)), torch.zeros(0, 4)])
     def test_no_boxes_give_zeros(self, empty):
         assert torch.equal(metrics.ground_truth_map(empty, (3, 5)), torch.zeros(3, 5))
 
-    def test_box_without_extent_covers_nothing(self):
+    def test_clipped_box_without_extent_covers_nothing(self):
         boxes = [(0.5, 0.2, 0.5, 0.9), (0.9, 0.1, 0.2, 0.8)]
-        assert metrics.ground_truth_map(boxes, 10).sum().item() == 0
+        assert metrics.ground_truth_map(boxes, 10, clip=True).sum().item() == 0
+
+    @pytest.mark.parametrize("clip", [False, True])
+    @pytest.mark.parametrize("box", [(0, 0, 110, 200), (0, 35, 110, 200), (50, 60, 20, 30)])
+    def test_pixels_are_refused(self, box, clip):
+        numbers = ", ".join(f"{value:.1f}" for value in box)
+        message = f"shares of the image in [0, 1], got [{numbers}] (pixels? divide by width and"
+        for boxes in ([box], [(0.1, 0.1, 0.2, 0.2), box], torch.tensor([box])):
+            with pytest.raises(ValueError, match=re.escape(message)):
+                metrics.ground_truth_map(boxes, 224, clip=clip)
+
+    @pytest.mark.parametrize(
+        "box", [(-0.1, 0.0, 0.5, 0.5), (0.0, 0.0, 1.1, 0.5), (0.2, 0.0, 0.5, 1.001), (0, 0, 1, 9)]
+    )
+    def test_what_reaches_over_the_edges_is_refused_unless_it_may(self, box):
+        with pytest.raises(ValueError, match=r"in \[0, 1\], got .*clip=True cuts off"):
+            metrics.ground_truth_map([box], 8)
+        cut = [min(max(value, 0.0), 1.0) for value in box]
+        expected = metrics.ground_truth_map([cut], 8)
+        assert torch.equal(metrics.ground_truth_map([box], 8, clip=True), expected)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+    def test_rounding_is_no_fault(self, dtype):
+        eps = torch.finfo(dtype).eps
+        box = torch.tensor([[-eps, 0.0, 1 + eps, 1.0]], dtype=dtype)
+        assert torch.equal(metrics.ground_truth_map(box, 4), torch.ones(4, 4))
+
+    @pytest.mark.parametrize(
+        "box", [(0.5, 0.6, 0.3, 0.3), (0.5, 0.2, 0.5, 0.9), (0.1, 0.4, 0.4, 0.3)]
+    )
+    def test_a_box_without_an_area_is_refused(self, box):
+        message = f"xmin < xmax and ymin < ymax, got {list(box)} (x, y, width, height? add"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            metrics.ground_truth_map([box], 8)
+        with pytest.raises(TypeError, match="clip must be a bool, got int"):
+            metrics.ground_truth_map([box], 8, clip=1)
+
+    def test_a_thin_box_may_miss_every_pixel(self):
+        assert not metrics.ground_truth_map([(0.26, 0.0, 0.27, 1.0)], 4).any()
+
+    def test_maps_of_several_images(self):
+        boxes = [[(0.1, 0.2, 0.7, 0.9)], [], [(0.0, 0.0, 0.5, 0.5), (0.2, 0.2, 0.6, 0.6)]]
+        expected = torch.stack([metrics.ground_truth_map(one, (6, 8), 2) for one in boxes])
+        assert torch.equal(metrics.ground_truth_maps(boxes, (6, 8), 2), expected)
+        assert metrics.ground_truth_maps([], (6, 8)).shape == (0, 6, 8)
+        tensor = torch.rand(3, 2, 4, generator=torch.Generator().manual_seed(0)) / 2
+        tensor[:, :, 2:] += 0.5
+        for several in (tensor, tensor.numpy(), list(tensor)):
+            found = metrics.ground_truth_maps(several, 9)
+            assert torch.equal(found[1], metrics.ground_truth_map(tensor[1], 9))
+        over = metrics.ground_truth_maps([[(0.0, 0.0, 1.5, 1.0)]], 4, clip=True)
+        assert torch.equal(over, torch.ones(1, 4, 4))
+
+    def test_mistakes_in_those_of_several_images(self):
+        good = [(0.1, 0.2, 0.7, 0.9)]
+        with pytest.raises(ValueError, match=r"^image 1: boxes must be shares of the image"):
+            metrics.ground_truth_maps([good, [(0, 0, 110, 200)]], 8)
+        with pytest.raises(
+            ValueError, match=r"^image 0: boxes must have shape \(k, 4\), got \(4,\)"
+        ):
+            metrics.ground_truth_maps(good, 8)
+        with pytest.raises(ValueError, match=r"got \(2, 1, 4\); ground_truth_maps takes those of"):
+            metrics.ground_truth_map([good, good], 8)
+        with pytest.raises(TypeError, match="boxes must be a sequence of the boxes of each image"):
+            metrics.ground_truth_maps(3, 8)
 
     def test_whole_image(self):
         assert torch.equal(metrics.ground_truth_map([(0, 0, 1, 1)], (3, 5)), torch.ones(3, 5))

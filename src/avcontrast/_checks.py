@@ -15,6 +15,7 @@ NUMBERS = (int, float, np.integer, np.floating)
 SIDES = ("visual", "audio", "both")
 BACKENDS = ("triton", "triton-stream", "blockwise", "dense")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # what is smaller may be 0 in fp32
 
 
@@ -27,7 +28,8 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
 def check_temperature(temperature: float | Tensor, *, read_tensor: bool = False) -> None:
     """Raise unless ``temperature`` is a positive finite number or a 0-dim floating tensor.
 
-    The value of a tensor is read only on request: on an accelerator that waits for the device.
+    The value of a tensor is read only on request: on an accelerator that waits for the device. Each
+    call makes sure of it without a wait, see :mod:`avcontrast.ops._temperature`.
     """
     if isinstance(temperature, Tensor):
         if temperature.ndim != 0 or not temperature.is_floating_point():
@@ -47,6 +49,26 @@ def check_temperature(temperature: float | Tensor, *, read_tensor: bool = False)
     check_number("temperature", temperature)
     if not temperature >= SMALLEST_TEMPERATURE:
         raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
+
+
+def check_learning(temperature: float | Tensor, learn: object, lowest: object) -> None:
+    """Raise unless a temperature that was checked can be learned, if it shall be."""
+    check_flag("learn_temperature", learn)
+    if learn and isinstance(temperature, Tensor):
+        raise TypeError(
+            "temperature must be a number with learn_temperature=True, which makes a parameter of "
+            "its logarithm, got a tensor"
+        )
+    if lowest is None:
+        return
+    if not learn:
+        raise ValueError("min_temperature has no effect without learn_temperature=True")
+    check_number("min_temperature", lowest)
+    if not SMALLEST_TEMPERATURE <= lowest <= temperature:  # type: ignore[operator]
+        raise ValueError(
+            "min_temperature must be positive and not above temperature, where learning starts, "
+            f"got min_temperature={lowest!r} and temperature={temperature!r}"
+        )
 
 
 def check_number(name: str, value: object) -> None:
@@ -188,6 +210,25 @@ def check_ignore(ignore: object, visual: Tensor, processes: int) -> None:
     if ignore.device != visual.device:
         raise ValueError(
             f"ignore must be on the features' device {visual.device}, got {ignore.device}"
+        )
+
+
+def check_labels(labels: object, visual: Tensor) -> None:
+    """Raise unless ``labels`` is None or has an integer for each pair of this process."""
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch.Tensor or None, got {type(labels).__name__}")
+    if labels.dtype not in INTEGERS:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != visual.shape[:1]:
+        raise ValueError(
+            f"labels must be (b,), here {tuple(visual.shape[:1])}, one for each pair of this "
+            f"process, got {tuple(labels.shape)}"
+        )
+    if labels.device != visual.device:
+        raise ValueError(
+            f"labels must be on the features' device {visual.device}, got {labels.device}"
         )
 
 

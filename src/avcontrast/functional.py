@@ -23,7 +23,9 @@ from avcontrast.distributed import (
     shared_sum,
 )
 from avcontrast.ops._elimination import above_limits
+from avcontrast.ops._ignored import of_a_kind
 from avcontrast.ops._settings import Settings, compute_dtype, named, without_autocast
+from avcontrast.ops._temperature import checked
 from avcontrast.ops.dense import unit, zero_of
 
 if TYPE_CHECKING:
@@ -211,7 +213,8 @@ def adjacency(
         - output: (b, b), rows sum to 1, in fp32 or wider
 
     Raises:
-        ValueError: if the shape does not fit or the temperature is not positive.
+        ValueError: if the shape does not fit or the temperature is not positive; on CUDA the device
+            asserts what a tensor holds, later.
 
     Example:
         >>> import torch
@@ -223,6 +226,8 @@ def adjacency(
     checks.check_vectors("features", features)
     checks.check_temperature(temperature)
     checks.check_flag("normalize", normalize)
+    if isinstance(temperature, Tensor):
+        temperature = checked(temperature)
     with without_autocast(features.device):
         features = features.to(compute_dtype(features, features))
         if normalize:
@@ -236,6 +241,7 @@ def info_nce(
     temperature: float | Tensor = 0.03,
     *,
     ignore: Tensor | None = None,
+    labels: Tensor | None = None,
     symmetric: bool = True,
     pooling: str = "max",
     elimination: str = "none",
@@ -249,7 +255,7 @@ def info_nce(
 ) -> Tensor:
     """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`.
 
-    ``ignore`` names pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
+    ``ignore`` or ``labels`` name pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
     """
     checks.check_features(visual, audio)
     own = {"symmetric": symmetric}
@@ -263,7 +269,8 @@ def info_nce(
         elimination_level=elimination_level,
     )
     common = Common(reduction, gather_distributed, group, gradient_reduction, backend)
-    return _parts(visual, audio, temperature, settings, common, own, ignore)["info_nce"]
+    left_out = ignore, labels
+    return _parts(visual, audio, temperature, settings, common, own, *left_out)["info_nce"]
 
 
 def false_negative_suppression(
@@ -274,7 +281,7 @@ def false_negative_suppression(
     audio_weight: float = 1.0,
     visual_weight: float = 1.0,
     anchor: str = "visual",
-    adjacency_reduction: str = "mean",
+    adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     normalize: bool = True,
     reduction: str = "mean",
@@ -307,7 +314,7 @@ def true_negative_enhancement(
     *,
     threshold: float = 0.6,
     mask: str = "hard",
-    adjacency_reduction: str = "mean",
+    adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     normalize: bool = True,
     reduction: str = "mean",
@@ -337,14 +344,15 @@ def fnac(
     temperature: float | Tensor = 0.03,
     *,
     ignore: Tensor | None = None,
+    labels: Tensor | None = None,
     regularization: float = 1.0,
-    fns_audio_weight: float = 100.0,
-    fns_visual_weight: float = 100.0,
-    tne_weight: float = 100.0,
+    fns_audio_weight: float = 0.390625,
+    fns_visual_weight: float = 0.390625,
+    tne_weight: float = 0.390625,
     threshold: float = 0.6,
     mask: str = "hard",
     anchor: str = "visual",
-    adjacency_reduction: str = "mean",
+    adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     elimination: str = "none",
     elimination_level: float = 0.65,
@@ -359,8 +367,8 @@ def fnac(
     """Compute the FNAC loss and its parts. See :class:`avcontrast.FNACLoss`.
 
     With ``skip_unweighted``, adjacency terms that do not enter the loss, because their weight or
-    ``regularization`` is 0, are not computed, and their fields are zero. ``ignore`` names pairs to
-    leave out of the contrastive term only, see :meth:`avcontrast.FNACLoss.forward`.
+    ``regularization`` is 0, are not computed, and their fields are zero. ``ignore`` or ``labels``
+    name pairs to leave out of the contrastive term only, see :meth:`avcontrast.FNACLoss.forward`.
 
     Example:
         >>> import torch
@@ -368,8 +376,8 @@ def fnac(
         >>> generator = torch.Generator().manual_seed(0)
         >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
         >>> audio = torch.randn(8, 16, generator=generator)
-        >>> parts = fnac(visual, audio, tne_weight=50.0)
-        >>> expected = parts.info_nce + 100 * (parts.fns_audio + parts.fns_visual) + 50 * parts.tne
+        >>> parts = fnac(visual, audio, fns_audio_weight=0.5, fns_visual_weight=0.5, tne_weight=2.0)
+        >>> expected = parts.info_nce + (parts.fns_audio + parts.fns_visual) / 2 + 2 * parts.tne
         >>> torch.testing.assert_close(parts.loss, expected)
     """
     checks.check_features(visual, audio, map_for="the FNAC loss")
@@ -401,7 +409,7 @@ def fnac(
     )
     if torch.compiler.is_compiling():
         del own["regularization"]  # told to the others, it would be compiled in as a constant
-    parts = _parts(visual, audio, temperature, settings, common, own, ignore)
+    parts = _parts(visual, audio, temperature, settings, common, own, ignore, labels)
     contrastive = loss = parts["info_nce"]
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
@@ -419,7 +427,7 @@ class Common(NamedTuple):
     group: ProcessGroup | None
     gradient_reduction: str
     backend: str
-    adjacency_reduction: str = "mean"
+    adjacency_reduction: str = "batchmean"
 
 
 def _parts(
@@ -430,6 +438,7 @@ def _parts(
     common: Common,
     own: dict[str, Any] | None = None,
     ignore: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the parts of a loss, reduced over the samples.
 
@@ -441,6 +450,7 @@ def _parts(
     checks.check_settings({**named(settings), **named(common)})
     peers = find_peers(gather_distributed, group)
     checks.check_ignore(ignore, visual, peers.size)
+    checks.check_labels(labels, visual)
     if peers.size > 1:
         backend = ops.select_backend(backend, visual, audio, peers.size)
         told = {
@@ -452,11 +462,15 @@ def _parts(
             **(own or {}),
             "adjacency_reduction": adjacency_reduction,
             "ignore": None if ignore is None else "a tensor",
+            "labels": None if labels is None else "a tensor",
         }
         learnable = temperature if isinstance(temperature, Tensor) else None
         audio = check_agreement(visual, audio, peers, told, learnable)
         if learnable is not None:
             temperature = replicated(learnable, peers)
+    if labels is not None:
+        same = of_a_kind(labels, peers)
+        ignore = same if ignore is None else same | ignore
     values = ops.contrast(
         visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
     )

@@ -6,11 +6,13 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from avcontrast import _checks as checks
 from avcontrast import functional
 from avcontrast.functional import FNACComponents
+from avcontrast.ops._temperature import learned
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -22,6 +24,8 @@ class _Loss(nn.Module):
     """Keeps the settings of a loss as attributes, which every call reads anew."""
 
     temperature: float | Tensor
+    learn_temperature: bool
+    min_temperature: float | None
     normalize: bool
     reduction: str
     gather_distributed: bool
@@ -33,12 +37,30 @@ class _Loss(nn.Module):
         """Check and keep the arguments of a constructor, which are its ``locals()``."""
         super().__init__()
         settings = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
-        self.temperature = settings.pop("temperature")
-        checks.check_temperature(self.temperature, read_tensor=True)
+        temperature = settings.pop("temperature")
+        self.learn_temperature = settings.pop("learn_temperature")
+        self.min_temperature = settings.pop("min_temperature")
+        checks.check_temperature(temperature, read_tensor=True)
+        checks.check_learning(temperature, self.learn_temperature, self.min_temperature)
         checks.check_settings(settings)
+        if self.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log())
+        else:
+            self.temperature = temperature
         self._names = tuple(settings)
         for name, value in settings.items():
             setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        # Of a temperature that is learned there is the parameter only.
+        if name == "temperature" and "log_temperature" in self._parameters:
+            return learned(self.log_temperature, self.min_temperature)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        if name == "temperature" and "log_temperature" in self.__dict__.get("_parameters", ()):
+            raise AttributeError("temperature is learned: change the parameter log_temperature")
+        super().__setattr__(name, value)
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
@@ -51,10 +73,16 @@ class _Loss(nn.Module):
     def extra_repr(self) -> str:
         """Show every setting."""
         temperature = self.temperature
-        shown = {"temperature": temperature, **self._settings()}
+        shown = {
+            "temperature": temperature,
+            "learn_temperature": self.learn_temperature,
+            "min_temperature": self.min_temperature,
+            **self._settings(),
+        }
         if isinstance(temperature, Tensor):
             value = "meta" if temperature.is_meta else f"{temperature.item():g}"
-            shown["temperature"] = f"{value}, learnable={temperature.requires_grad}"
+            given = "" if self.learn_temperature else f", learnable={temperature.requires_grad}"
+            shown["temperature"] = value + given
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
@@ -77,11 +105,17 @@ class InfoNCE(_Loss):
     the ordinary cross-modal InfoNCE, twice the loss of CLIP.
 
     Args:
-        temperature: :math:`\tau`, a positive number or a 0-dim leaf tensor, which gets its exact
+        temperature: :math:`\tau`, a positive number, or a 0-dim leaf tensor, which gets its exact
             gradient. An ``nn.Parameter`` becomes a parameter of the module; another tensor stays
-            where it is. Nothing keeps what training makes of it above zero: to learn its logarithm
-            instead, pass ``log_temperature.exp()`` to :func:`avcontrast.functional.info_nce` or the
-            like.
+            where it is. Nothing keeps either above zero while it is trained, so that each call
+            makes sure of it: what is not positive and finite is an error, on CUDA one that the
+            device finds, without a wait.
+        learn_temperature: learn the temperature, which starts at the given number. What is learned
+            is its logarithm, the parameter ``log_temperature``, so that it stays positive;
+            ``criterion.temperature`` is then its present value. Weight decay would draw it to 1:
+            see :ref:`learn-the-temperature`.
+        min_temperature: what a learned temperature never goes below, such as the 0.01 of CLIP.
+            There, only what would lower it further gets no gradient.
         symmetric: contrast in both directions; otherwise each image among the audios only.
         pooling: ``"max"`` or ``"mean"`` over the positions of a map.
         elimination: leave likely false negatives out of the denominators: pairs that match nearly
@@ -135,6 +169,8 @@ class InfoNCE(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
         symmetric: bool = True,
         pooling: str = "max",
         elimination: str = "none",
@@ -154,6 +190,7 @@ class InfoNCE(_Loss):
         audio: Tensor,
         *,
         ignore: Tensor | None = None,
+        labels: Tensor | None = None,
         eliminate: bool = True,
     ) -> Tensor:
         """Return the loss of a batch.
@@ -165,13 +202,17 @@ class InfoNCE(_Loss):
                 pairs marked True are left out of the denominators of both directions, and get no
                 gradient. The diagonal, which holds the positives, must be False; on CUDA that is
                 asserted by the device, without waiting for it. With ``gather_distributed`` it is
-                (b_local, b_global): the images of this process, the audios of all. With class
-                labels, the loss without any false negative is that of::
+                (b_local, b_global): the images of this process, the audios of all.
+            labels: classes as integers, (b,): leaves out the pairs of one class, so that with all
+                labels known there is no false negative. A negative label, such as -1, is unknown
+                and equals no other. It stands for::
 
-                    ignore = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
+                    same = labels[:, None] == labels[None, :]
+                    ignore = (same & (labels >= 0)[:, None]).fill_diagonal_(False)
 
-                See :ref:`known false negatives <known-false-negatives>`, also for labels of which
-                some are unknown.
+                With ``ignore`` as well, the pairs of both are left out. With
+                ``gather_distributed`` the labels are those of this process, (b_local,), and
+                travel. See :ref:`known false negatives <known-false-negatives>`.
             eliminate: False leaves no likely false negative out, whatever ``elimination`` says:
                 for the first part of a training, whose matches mean nothing yet.
 
@@ -180,15 +221,19 @@ class InfoNCE(_Loss):
             >>> from avcontrast import InfoNCE
             >>> visual, audio = torch.eye(3), torch.eye(3)[[0, 0, 2]]  # samples 0 and 1 sound alike
             >>> labels = torch.tensor([5, 5, 7])
-            >>> ignore = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
             >>> criterion = InfoNCE(temperature=1.0, reduction="none", symmetric=False)
             >>> criterion(visual, audio)
             tensor([0.8620, 1.0986, 0.5514])
-            >>> criterion(visual, audio, ignore=ignore)
+            >>> criterion(visual, audio, labels=labels)
             tensor([0.3133, 0.6931, 0.5514])
         """
         return functional.info_nce(
-            visual, audio, self.temperature, ignore=ignore, **self._eliminating(eliminate)
+            visual,
+            audio,
+            self.temperature,
+            ignore=ignore,
+            labels=labels,
+            **self._eliminating(eliminate),
         )
 
 
@@ -200,7 +245,7 @@ class FalseNegativeSuppression(_Loss):
     :math:`S^a` and the visual adjacency :math:`S^v`:
 
     .. math::
-        \ell_i = \frac{w_a}{b} \sum_j |S^a_{ij} - P_{ij}| + \frac{w_v}{b} \sum_j |S^v_{ij} - P_{ij}|
+        \ell_i = w_a \sum_j |S^a_{ij} - P_{ij}| + w_v \sum_j |S^v_{ij} - P_{ij}|
 
     :math:`S^a = \mathrm{softmax}_j(\langle a_i, a_j \rangle / \tau)`, and :math:`S^v` likewise of
     the visual features averaged over positions. In plain PyTorch, for normalised features::
@@ -209,16 +254,19 @@ class FalseNegativeSuppression(_Loss):
         pooled = visual.flatten(2).mean(2)
         audio_adjacency = (audio @ audio.T / temperature).softmax(1)
         visual_adjacency = (pooled @ pooled.T / temperature).softmax(1)
-        loss = F.l1_loss(audio_adjacency, match) + F.l1_loss(visual_adjacency, match)
+        of_audio = (audio_adjacency - match).abs().sum(1)
+        of_visual = (visual_adjacency - match).abs().sum(1)
+        loss = of_audio.mean() + of_visual.mean()
 
     Args:
         temperature: see :class:`InfoNCE`. Match and adjacencies share it.
+        learn_temperature, min_temperature: see :class:`InfoNCE`.
         audio_weight: :math:`w_a`; 0 switches the audio adjacency off.
         visual_weight: :math:`w_v`; 0 switches the visual adjacency off.
         anchor: ``"visual"``: row i of the match is image i over all audios, as released.
             ``"audio"``: audio i over all images, as eq. 2 and 3 are printed.
-        adjacency_reduction: ``"mean"`` divides each row by b, as published; ``"batchmean"`` sums
-            it, so that a weight means the same at every batch size.
+        adjacency_reduction: ``"batchmean"`` sums each row, so that a weight means the same at every
+            batch size; ``"mean"`` divides it by b, as published.
         detach_adjacency: treat the adjacencies as constants; the released code does not.
         normalize: see :class:`InfoNCE`. The averaged visual features are not normalised again.
         reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
@@ -239,12 +287,13 @@ class FalseNegativeSuppression(_Loss):
         >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
         >>> audio = torch.randn(8, 16, generator=generator)
         >>> print(f"{FalseNegativeSuppression()(visual, audio):.4f}")
-        0.4088
+        3.2700
 
     Note:
         The paper prints both equations with the audio as anchor and remarks that the visual one is
         symmetric to the first; it mentions no temperature in the adjacencies. Defaults follow the
-        released code, which numbers the terms 1 (audio), 3 (visual).
+        released code, which numbers the terms 1 (audio), 3 (visual), but for the rows, which both
+        divide by b: ``adjacency_reduction="mean"``.
 
     References:
         Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
@@ -261,10 +310,12 @@ class FalseNegativeSuppression(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
         audio_weight: float = 1.0,
         visual_weight: float = 1.0,
         anchor: str = "visual",
-        adjacency_reduction: str = "mean",
+        adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         normalize: bool = True,
         reduction: str = "mean",
@@ -289,7 +340,7 @@ class TrueNegativeEnhancement(_Loss):
     :math:`z_i`, shall be as similar to each other as the audios are:
 
     .. math::
-        \ell_i = \frac{1}{b} \sum_j |S^a_{ij} - S^s_{ij}|, \quad
+        \ell_i = \sum_j |S^a_{ij} - S^s_{ij}|, \quad
         S^s = \mathrm{softmax}_j(\langle z_i, z_j \rangle / \tau), \quad
         z_i = \frac{1}{hw} \sum_p M_{ip} v_{ip}
 
@@ -301,10 +352,11 @@ class TrueNegativeEnhancement(_Loss):
         mask = (own - low) / (high - low + 1e-5) > threshold
         sources = (visual.flatten(2) * mask[:, None]).mean(2)
         source_adjacency = (sources @ sources.T / temperature).softmax(1)
-        loss = F.l1_loss(audio_adjacency, source_adjacency)
+        loss = (audio_adjacency - source_adjacency).abs().sum(1).mean()
 
     Args:
         temperature: see :class:`InfoNCE`. The map and both adjacencies share it.
+        learn_temperature, min_temperature: see :class:`InfoNCE`.
         threshold: in [0, 1); positions strictly above it are the source.
         mask: ``"hard"``: 0 or 1, without a gradient through it. ``"soft"``: the scaled map itself
             weighs the positions, with its gradient, and the threshold has no effect.
@@ -329,12 +381,13 @@ class TrueNegativeEnhancement(_Loss):
         >>> visual = torch.randn(8, 16, 7, 7, generator=generator)
         >>> audio = torch.randn(8, 16, generator=generator)
         >>> print(f"{TrueNegativeEnhancement()(visual, audio):.4f}")
-        0.2056
+        1.6444
 
     Note:
         The paper says "use the localisation map as a mask" and gives neither threshold nor
         pooling. The released code has a hard mask at 0.6, divides by all h w positions instead of
         those in the mask, and adds 1e-5 to the range of the map in units of logits; so does this.
+        It divides each row by b, for which there is ``adjacency_reduction="mean"``.
 
     References:
         Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
@@ -350,9 +403,11 @@ class TrueNegativeEnhancement(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
         threshold: float = 0.6,
         mask: str = "hard",
-        adjacency_reduction: str = "mean",
+        adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         normalize: bool = True,
         reduction: str = "mean",
@@ -385,14 +440,16 @@ class FNACLoss(_Loss):
 
     Args:
         temperature: see :class:`InfoNCE`. All similarities share it.
+        learn_temperature, min_temperature: see :class:`InfoNCE`.
         fns_audio_weight: :math:`\alpha`.
         fns_visual_weight: :math:`\beta`.
         tne_weight: :math:`\gamma`.
         threshold, mask: see :class:`TrueNegativeEnhancement`.
         anchor: see :class:`FalseNegativeSuppression`.
-        adjacency_reduction: ``"mean"`` divides each row by b, as published: each term is at most
-            2 / b, and the weights of 100 belong to the published batch of 256. ``"batchmean"``
-            sums the row; the published strength is then 100 / 256 = 0.39 at any batch size.
+        adjacency_reduction: ``"batchmean"`` sums each row; the default weights, 100 / 256, are then
+            the published strength at any batch size. ``"mean"`` divides it by b, as published:
+            each term is at most 2 / b, and weights of 100, to be given with it, belong to the
+            published batch of 256.
         detach_adjacency: see :class:`FalseNegativeSuppression`.
         elimination, elimination_level: see :class:`InfoNCE`. For the contrastive term alone.
         normalize, reduction, gather_distributed, group, gradient_reduction, backend: see
@@ -417,15 +474,17 @@ class FNACLoss(_Loss):
         >>> loss = criterion(visual, audio)
         >>> loss.backward()
         >>> print(f"{loss:.3f}")
-        71.726
+        12.215
         >>> parts = criterion.components(visual, audio, regularization=0.0)
         >>> print(f"{parts.loss:.4f} {parts.fns_audio:.4f} {parts.fns_visual:.4f} {parts.tne:.4f}")
-        10.2957 0.2331 0.1757 0.2056
+        10.2957 1.8647 1.4053 1.6444
 
     Note:
-        The weights are those of the released code, where ``fnac_loss1_weight`` is :math:`\alpha`,
-        ``fnac_loss2_weight`` is :math:`\gamma` and ``fnac_loss3_weight`` is :math:`\beta`; the
-        paper does not state them.
+        The released code divides each row by b and has weights of 100 for its batch of 256, where
+        ``fnac_loss1_weight`` is :math:`\alpha`, ``fnac_loss2_weight`` is :math:`\gamma` and
+        ``fnac_loss3_weight`` is :math:`\beta`; the paper does not state them. At that batch the
+        defaults are the same loss, and at any other ``adjacency_reduction="mean"`` with weights of
+        100 is what the released code computes.
 
     References:
         Sun et al., `Learning Audio-Visual Source Localization via False Negative Aware Contrastive
@@ -447,13 +506,15 @@ class FNACLoss(_Loss):
         self,
         temperature: float | Tensor = 0.03,
         *,
-        fns_audio_weight: float = 100.0,
-        fns_visual_weight: float = 100.0,
-        tne_weight: float = 100.0,
+        learn_temperature: bool = False,
+        min_temperature: float | None = None,
+        fns_audio_weight: float = 0.390625,
+        fns_visual_weight: float = 0.390625,
+        tne_weight: float = 0.390625,
         threshold: float = 0.6,
         mask: str = "hard",
         anchor: str = "visual",
-        adjacency_reduction: str = "mean",
+        adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         elimination: str = "none",
         elimination_level: float = 0.65,
@@ -473,6 +534,7 @@ class FNACLoss(_Loss):
         *,
         regularization: float = 1.0,
         ignore: Tensor | None = None,
+        labels: Tensor | None = None,
         eliminate: bool = True,
     ) -> Tensor:
         """Return the loss of a batch.
@@ -485,6 +547,7 @@ class FNACLoss(_Loss):
             ignore: known false negatives, (b, b) bool, see :meth:`InfoNCE.forward`. They are left
                 out of the contrastive term only: the match that false negative suppression
                 compares, and the adjacencies, are those of all pairs.
+            labels: the same from classes, (b,), see :meth:`InfoNCE.forward`.
             eliminate: whether likely false negatives are left out as ``elimination`` says.
         """
         return functional.fnac(
@@ -493,6 +556,7 @@ class FNACLoss(_Loss):
             self.temperature,
             regularization=regularization,
             ignore=ignore,
+            labels=labels,
             skip_unweighted=True,
             **self._eliminating(eliminate),
         ).loss
@@ -504,6 +568,7 @@ class FNACLoss(_Loss):
         *,
         regularization: float = 1.0,
         ignore: Tensor | None = None,
+        labels: Tensor | None = None,
         eliminate: bool = True,
     ) -> FNACComponents:
         """Return the same loss and its unweighted, differentiable terms, all of them computed.
@@ -513,6 +578,7 @@ class FNACLoss(_Loss):
             audio: audio features, (b, d).
             regularization: as in :meth:`forward`; it enters ``loss`` only.
             ignore: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
+            labels: as in :meth:`forward`; likewise.
             eliminate: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
         """
         return functional.fnac(
@@ -521,6 +587,7 @@ class FNACLoss(_Loss):
             self.temperature,
             regularization=regularization,
             ignore=ignore,
+            labels=labels,
             **self._eliminating(eliminate),
         )
 

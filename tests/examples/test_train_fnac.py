@@ -534,7 +534,14 @@ def test_help_names_every_option_and_its_defaults():
     for option in (
         *("--dataset", "--data-root", "--train-list", "--test-root", "--test-list"),
         *("--annotations", "--loss", "--temperature", "--fns-audio-weight", "--fns-visual-weight"),
-        *("--tne-weight", "--warmup-epochs", "--epochs", "--batch-size", "--train-size"),
+        *(
+            "--tne-weight",
+            "--adjacency-reduction",
+            "--warmup-epochs",
+            "--epochs",
+            "--batch-size",
+            "--train-size",
+        ),
         *("--encoder", "--image-weights", "--lr", "--weight-decay", "--image-dropout"),
         *("--precision", "--devices", "--num-nodes", "--workers", "--compile", "--seed"),
         *("--output-dir", "--resume", "--max-missing", "--allow-overlap"),

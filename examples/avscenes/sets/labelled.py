@@ -39,7 +39,8 @@ class LabelledSet(NamedTuple):
         """
         mask = self.masks[row] if self.masks else None
         if mask is None:
-            return metrics.ground_truth_map(self.boxes[row], self.image_size, self.consensus)
+            boxes, size = self.boxes[row], self.image_size
+            return metrics.ground_truth_map(boxes, size, self.consensus, clip=True)
         if not mask.is_file():
             raise FileNotFoundError(f"no mask {mask}")
         return load_mask(mask, self.image_size)

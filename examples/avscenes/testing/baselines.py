@@ -44,7 +44,7 @@ def truth_in_parts(annotations: Mapping[str, Annotation]) -> Iterator[Tensor]:
     maps = []
     for clip, annotation in annotations.items():
         try:
-            maps.append(metrics.ground_truth_map(annotation.boxes, SIZE))
+            maps.append(metrics.ground_truth_map(annotation.boxes, SIZE, clip=True))
         except ValueError as error:
             raise UserError(f"--annotations: {clip}: {error}") from error
         if len(maps) == _AT_ONCE:

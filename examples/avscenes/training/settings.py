@@ -51,6 +51,18 @@ def either(scenes: object, clips: object, text: str) -> Any:  # noqa: ANN401
     )
 
 
+def adjacency_weight(text: str) -> Any:  # noqa: ANN401
+    """Return a field whose default is the published weight, at the batch size of the data set."""
+
+    def published(known: dict[str, Any]) -> float:
+        if known["adjacency_reduction"] == "mean":
+            return 100.0
+        return 100 / 128 if known["dataset"] == "synthetic" else 100 / 256
+
+    text += f" (default: {100 / 128} / {100 / 256}; with --adjacency-reduction mean 100)"
+    return Field(default_factory=published, description=text)
+
+
 def _output_dir(known: dict[str, Any]) -> Path:
     recipe = known["recipe"]
     name = f"{known['dataset']}-{known['loss']}" if recipe is None else Path(recipe).stem
@@ -87,9 +99,14 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
 
     loss: Annotated[str, OneOf(LOSSES)] = option("fnac", "terms beside the contrastive one")
     temperature: Positive = option(0.03, "of every similarity")
-    fns_audio_weight: Amount = option(100.0, "weight of the audio adjacency")
-    fns_visual_weight: Amount = option(100.0, "weight of the visual adjacency")
-    tne_weight: Amount = option(100.0, "weight of true-negative enhancement")
+    adjacency_reduction: Literal["mean", "batchmean"] = option(
+        "batchmean",
+        "of each row of the adjacency terms: its sum, of which a weight means the same at any "
+        "batch size, or its mean, as published",
+    )
+    fns_audio_weight: Amount = adjacency_weight("weight of the audio adjacency")
+    fns_visual_weight: Amount = adjacency_weight("weight of the visual adjacency")
+    tne_weight: Amount = adjacency_weight("weight of true-negative enhancement")
     anchor: Literal["visual", "audio"] = option(
         "visual", "whose rows the adjacencies are compared with in false-negative suppression"
     )

@@ -48,7 +48,13 @@ from avcontrast.metrics.false_negatives import (
     expected_false_negatives,
 )
 from avcontrast.metrics.localization import ciou_ceiling, consensus_iou, pointing_accuracy
-from avcontrast.metrics.maps import centre_disc, flat_maps, ground_truth_map, upsample
+from avcontrast.metrics.maps import (
+    centre_disc,
+    flat_maps,
+    ground_truth_map,
+    ground_truth_maps,
+    upsample,
+)
 from avcontrast.metrics.masks import mask_f_score, mask_iou
 from avcontrast.metrics.protocols import (
     PROTOCOLS,
@@ -98,6 +104,7 @@ __all__ = [
     "f1_at",
     "flat_maps",
     "ground_truth_map",
+    "ground_truth_maps",
     "group_ciou",
     "localization_accuracy",
     "localization_ciou",

@@ -24,8 +24,15 @@ def weights(name: str, gt_maps: Tensor) -> Tensor:
     return weights
 
 
-def corners(boxes: object) -> Tensor:
-    """Return boxes as (k, 4) in float64 on the CPU, or raise."""
+def corners(boxes: object, *, clip: bool) -> Tensor:
+    """Return boxes as (k, 4) within [0, 1], in float64 on the CPU, or raise.
+
+    Args:
+        boxes: (xmin, ymin, xmax, ymax) of each, of any kind.
+        clip: Whether boxes may reach over the edges, where they are cut off, and have no area.
+    """
+    if not isinstance(clip, bool):
+        raise TypeError(f"clip must be a bool, got {_kind(clip)}")
     try:
         if isinstance(boxes, Tensor):
             corners = boxes.detach().cpu().double()
@@ -36,15 +43,34 @@ def corners(boxes: object) -> Tensor:
     if corners.numel() == 0:
         return corners.new_empty(0, 4)
     if corners.ndim != 2 or corners.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (k, 4), got {shape(corners)}")
+        hint = "; ground_truth_maps takes those of several images" if corners.ndim == 3 else ""
+        raise ValueError(f"boxes must have shape (k, 4), got {shape(corners)}{hint}")
     if corners.isnan().any():
         raise ValueError(f"boxes must not have NaN, got {corners.tolist()}")
-    if (corners > 1).all():
+    low, high = corners[:, :2], corners[:, 2:]
+    pixels = corners[(high >= 2).all(1)]
+    if len(pixels):
         raise ValueError(
             "boxes must be shares of the image in [0, 1], "
-            f"got only coordinates above 1 (pixels?): {corners.tolist()}"
+            f"got {pixels[0].tolist()} (pixels? divide by width and height)"
         )
-    return corners
+    if clip:
+        return corners.clamp(0, 1)
+    given = boxes.dtype if isinstance(boxes, Tensor) and boxes.is_floating_point() else None
+    slack = max(1e-6, torch.finfo(given or torch.float64).eps)
+    outside = corners[((corners < -slack) | (corners > 1 + slack)).any(1)]
+    if len(outside):
+        raise ValueError(
+            f"boxes must be shares of the image in [0, 1], got {outside[0].tolist()} (pixels? "
+            "divide by width and height; clip=True cuts off what reaches over the edges)"
+        )
+    empty = corners[(high <= low).any(1)]
+    if len(empty):
+        raise ValueError(
+            f"boxes must have xmin < xmax and ymin < ymax, got {empty[0].tolist()} (x, y, width, "
+            "height? add x and y to these; clip=True takes boxes without an area)"
+        )
+    return corners.clamp(0, 1)
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -92,20 +93,23 @@ def flat_maps(maps: Tensor) -> Tensor:
     return checks.flat(*maps.detach().flatten(1).aminmax(dim=1))
 
 
-def ground_truth_map(boxes: object, size: int | Sequence[int], consensus: int = 1) -> Tensor:
+def ground_truth_map(
+    boxes: object, size: int | Sequence[int], consensus: int = 1, *, clip: bool = False
+) -> Tensor:
     """Ground-truth map of one image from its boxes.
 
-    Coordinates are clipped to [0, 1], multiplied by the size and truncated to whole pixels; a box
-    covers ``[ymin:ymax, xmin:xmax]``, without its last row and column. The map is the number of
-    boxes over each pixel divided by ``consensus``, at most 1. A box whose maximum is not above its
-    minimum covers nothing.
+    Coordinates are multiplied by the size and truncated to whole pixels; a box covers
+    ``[ymin:ymax, xmin:xmax]``, without its last row and column. The map is the number of boxes over
+    each pixel divided by ``consensus``, at most 1.
 
     Args:
-        boxes: (xmin, ymin, xmax, ymax) of each box as shares of width and height, as a tensor, an
-            array or nested sequences; may be empty. Coordinates outside [0, 1], however far, are
-            clipped; NaN is an error.
+        boxes: (xmin, ymin, xmax, ymax) of each box as shares of width and height, in [0, 1] up to
+            rounding and with an area, as a tensor, an array or nested sequences; may be empty.
         size: height and width of the map, or one number for both; each at least 1.
         consensus: how many boxes make a pixel certain, at least 1. 1 gives the union of the boxes.
+        clip: take the boxes of a published list as its evaluation does: coordinates outside [0, 1],
+            however far, are clipped, and a box whose maximum is not above its minimum covers
+            nothing.
 
     Shape:
         ``boxes`` (k, 4); returns (H, W) for ``size=(H, W)``.
@@ -115,9 +119,10 @@ def ground_truth_map(boxes: object, size: int | Sequence[int], consensus: int = 
         otherwise.
 
     Raises:
-        TypeError: ``consensus`` is not an integer.
-        ValueError: ``boxes`` are not numbers of shape (k, 4), have NaN, or have no coordinate up to
-            1, as pixel coordinates would; ``size`` or ``consensus`` is not as described.
+        TypeError: ``consensus`` is not an integer, or ``clip`` not a bool.
+        ValueError: ``boxes`` are not numbers of shape (k, 4), have NaN, or are not as described,
+            such as pixels or (x, y, width, height); with ``clip`` as well if both maxima of a box
+            are 2 or more, as in pixels. ``size`` or ``consensus`` is not as described.
 
     Example:
         >>> from avcontrast.metrics import ground_truth_map
@@ -129,19 +134,67 @@ def ground_truth_map(boxes: object, size: int | Sequence[int], consensus: int = 
 
     Source:
         The VGG-SS evaluation of EZ-VSL and FNAC (size 224, ``consensus=1``) and that of
-        Flickr-SoundNet (``consensus=2``, three annotators an image). As there, two overlapping
-        boxes of one annotator count twice.
+        Flickr-SoundNet (``consensus=2``, three annotators an image), which clip. As there, two
+        overlapping boxes of one annotator count twice.
     """
     height, width = checks.pair(size)
     checks.check_count("consensus", consensus)
     device = boxes.device if isinstance(boxes, Tensor) else torch.device("cpu")
-    corners = checks.corners(boxes).clamp(0, 1)
+    corners = checks.corners(boxes, clip=clip)
     # float64 and on the CPU, so that truncation gives the same pixels as the published Python code.
     pixels = (corners * torch.tensor([width, height, width, height])).long()
     votes = torch.zeros(height, width)
     for x0, y0, x1, y1 in pixels.tolist():
         votes[y0:y1, x0:x1] += 1
     return (votes / consensus).clamp(max=1).to(device)
+
+
+def ground_truth_maps(
+    boxes: Sequence[object] | Tensor,
+    size: int | Sequence[int],
+    consensus: int = 1,
+    *,
+    clip: bool = False,
+) -> Tensor:
+    """Ground-truth maps of several images from the boxes of each.
+
+    Args:
+        boxes: for each image what :func:`ground_truth_map` takes, of any number of boxes.
+        size: see :func:`ground_truth_map`.
+        consensus: see :func:`ground_truth_map`.
+        clip: see :func:`ground_truth_map`.
+
+    Shape:
+        ``boxes`` b times (k, 4), k of each image; returns (b, H, W) for ``size=(H, W)``.
+
+    Returns:
+        Float32 maps in [0, 1], on the device of the boxes if these are tensors and on the CPU
+        otherwise.
+
+    Raises:
+        TypeError: as :func:`ground_truth_map`, or ``boxes`` is no sequence.
+        ValueError: as :func:`ground_truth_map`, with the number of the image.
+
+    Example:
+        >>> from avcontrast.metrics import ground_truth_maps
+        >>> boxes = [[(0.0, 0.0, 0.5, 1.0)], [(0.0, 0.0, 1.0, 0.5), (0.5, 0.5, 1.0, 1.0)]]
+        >>> ground_truth_maps(boxes, 2).tolist()
+        [[[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [0.0, 1.0]]]
+
+    Source:
+        See :func:`ground_truth_map`.
+    """
+    if not isinstance(boxes, (Sequence, Tensor, np.ndarray)) or isinstance(boxes, str):
+        raise TypeError(
+            f"boxes must be a sequence of the boxes of each image, got {type(boxes).__name__}"
+        )
+    maps = []
+    for image, of_image in enumerate(boxes):
+        try:
+            maps.append(ground_truth_map(of_image, size, consensus, clip=clip))
+        except ValueError as error:
+            raise ValueError(f"image {image}: {error}") from error
+    return torch.stack(maps) if maps else torch.zeros(0, *checks.pair(size))
 
 
 def centre_disc(size: int | Sequence[int]) -> Tensor:

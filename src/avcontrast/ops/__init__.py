@@ -21,8 +21,10 @@ from avcontrast import _checks
 from avcontrast._checks import check_choice
 from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense
+from avcontrast.ops._autograd import transformed
 from avcontrast.ops._ignored import keeps_positives
 from avcontrast.ops._settings import Settings, compute_dtype, named
+from avcontrast.ops._temperature import checked
 from avcontrast.ops._tested import PASSED_RUNS
 
 __all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
@@ -88,16 +90,9 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
             reasons.append(f"the maps have {positions} positions, it takes up to {MOST_POSITIONS}")
     if backend != "dense" and forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on, it has reverse mode only")
-    elif backend != "dense" and _transformed():
+    elif backend != "dense" and transformed():
         reasons.append("it is inside a transform of torch.func (grad, vmap, jacrev, ...)")
     return reasons
-
-
-def _transformed() -> bool:
-    """Return whether a transform of torch.func is on; a compiler cannot trace the question."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.maybe_current_level() is not None
 
 
 def _lacking(device: torch.device) -> list[str]:
@@ -224,6 +219,8 @@ def contrast(
         raise ValueError(
             f"temperature must be on the features' device {visual.device}, got {temperature.device}"
         )
+    else:
+        temperature = checked(temperature)
     options: dict[str, Any] = {}
     if chosen.startswith("triton"):
         options["store"] = chosen == "triton"

@@ -1,11 +1,19 @@
-"""How an operator that keeps what its gradient needs is told to autograd."""
+"""How an operator that keeps what its gradient needs is told to autograd, and where that fails."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
+
+
+def transformed() -> bool:
+    """Return whether a transform of torch.func is on; a compiler cannot trace the question."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def register_gradient(

@@ -1,11 +1,21 @@
-"""What is asked of a mask of pairs to leave out: that each sample keeps its positive."""
+"""Pairs to leave out: made of labels, and that each sample keeps its positive."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from avcontrast.distributed import Peers, gather
+
 MESSAGE = "ignore must be False on the diagonal, which holds the positives"
+
+
+def of_a_kind(labels: Tensor, peers: Peers) -> Tensor:
+    """Return which pairs of the own images share a known label, the positives aside.  [n, b]."""
+    own = labels.long()
+    same = (own[:, None] == gather(own, peers)[None, :]) & (own >= 0)[:, None]
+    same.diagonal(peers.own(len(own)).start).fill_(False)
+    return same
 
 
 @torch.library.custom_op("avcontrast::keeps_positives", mutates_args=())

@@ -25,6 +25,7 @@ FILES = [
 FNAC = {
     "loss": "fnac",
     "temperature": 0.03,
+    "adjacency_reduction": "mean",
     "fns_audio_weight": 100.0,
     "fns_visual_weight": 100.0,
     "tne_weight": 100.0,
@@ -44,6 +45,8 @@ FNAC = {
 RELEASED = FNAC | {"anchor": "visual", "warmup_epochs": 5, "transform": "fnac-released"}
 EZVSL = FNAC | {
     "loss": "nce",
+    "adjacency_reduction": "batchmean",
+    **dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), 100 / 256),
     "anchor": "visual",
     "warmup_epochs": 0,
     "transform": "ez-vsl",
@@ -247,9 +250,10 @@ def test_the_anchor_reaches_the_loss():
 @pytest.mark.parametrize(
     ("options", "weights"),
     [
-        ([], (100, 100, 100)),
+        ([], (0.78125, 0.78125, 0.78125)),
+        (["--adjacency-reduction", "mean"], (100, 100, 100)),
         (["--loss", "nce"], (0, 0, 0)),
-        (["--loss", "fns", "--fns-audio-weight", "5"], (5, 100, 0)),
+        (["--loss", "fns", "--fns-audio-weight", "5"], (5, 0.78125, 0)),
         (["--loss", "tne", "--tne-weight", "0"], (0, 0, 0)),
     ],
 )
@@ -260,6 +264,15 @@ def test_the_weights_reach_the_loss(options, weights):
         criterion.fns_visual_weight,
         criterion.tne_weight,
     )
+    mean = "--adjacency-reduction" in options
+    assert criterion.adjacency_reduction == ("mean" if mean else "batchmean")
+
+
+@pytest.mark.parametrize("data", ["synthetic", "vggsound"])
+def test_the_default_weights_are_the_published_ones_at_the_default_batch(data):
+    settings = Settings(dataset=data)
+    published = Settings(dataset=data, adjacency_reduction="mean")
+    assert settings.fns_audio_weight * settings.batch_size == published.fns_audio_weight == 100
 
 
 def test_a_recipe_without_image_weights_says_so(capsys):

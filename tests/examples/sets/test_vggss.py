@@ -20,7 +20,8 @@ def annotations(tmp_path):
             "bbox": [[0.121875, 0.171875, 0.6, 0.853125], [0.765625, 0.275, 0.984375, 0.565625]],
         },
         {"file": "MKC9LvRivTM_000030", "class": "elk bugling", "bbox": [[0.5, 0.5, 0.5, 0.9]]},
-        {"file": "pixels_____1_000000", "class": "elk bugling", "bbox": [[10, 20, 30, 40]]},
+        {"file": "pixels_____1_000000", "class": "elk bugling", "bbox": [[0, 35, 110, 200]]},
+        {"file": "widths_____1_000000", "class": "elk bugling", "bbox": [[0.5, 0.5, 0.2, 0.4]]},
     ]
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
     return read_annotations(tmp_path / "vggss.json")
@@ -32,14 +33,17 @@ def test_a_set_is_the_clips_of_a_list_with_their_boxes(tmp_path, make_clip, anno
         make_clip(tmp_path, name, size=(64, 48), rate=22_050, seconds=1)
     make_clip(tmp_path, "not_annotated", size=(32, 32))
     make_clip(tmp_path, "pixels_____1_000000", size=(32, 32))
-    (tmp_path / "test.csv").write_text(
-        "\n".join([*names, "not_annotated", "pixels_____1_000000", "JIemsK_0lXc_000364"])
-    )
+    make_clip(tmp_path, "widths_____1_000000", size=(32, 32))
+    left_out = ["not_annotated", "pixels_____1_000000", "widths_____1_000000", "JIemsK_0lXc_000364"]
+    (tmp_path / "test.csv").write_text("\n".join([*names, *left_out]))
     listed = read_ids("--test-list", tmp_path / "test.csv")
     data, skipped = annotated_set(vggss_samples(tmp_path, listed, annotations), workers=1)
     reasons = {entry.clip: entry.reason for entry in skipped}
     assert reasons.pop("not_annotated") == "no entry in --annotations"
     assert "boxes must be shares of the image" in reasons.pop("pixels_____1_000000")
+    assert reasons.pop("widths_____1_000000") == (
+        "no box has an area, got [0.5, 0.5, 0.2, 0.4] (x, y, width, height?)"
+    )
     assert list(reasons) == ["JIemsK_0lXc_000364"]
     assert data.pairs.clips == names
     assert data.class_names == ["coyote howling", "elk bugling"]
