@@ -23,6 +23,9 @@ class _Loss(nn.Module):
 
     temperature: float | Tensor
     normalize: bool
+    visual_layout: str
+    audio_layout: str
+    audio_pooling: str
     reduction: str
     gather_distributed: bool
     group: ProcessGroup | None
@@ -92,6 +95,14 @@ class InfoNCE(_Loss):
         elimination_level: how nearly, from 0, better than the mean, to 1, better than the own pair.
         normalize: scale features to unit length over the channels first; a vector shorter than
             1e-12 becomes zero and gets no gradient, and so does one whose length overflows.
+        visual_layout: where the channels of visual features are: ``"channels-first"``, after the
+            samples, as in (b, d, h, w), or ``"channels-last"``, as in the patch tokens (b, n, d) of
+            a transformer. It is never guessed from the sizes, and nothing is copied for it.
+        audio_layout: the same of audio features: (b, d, t), or (b, t, d).
+        audio_pooling: what the match with a sequence of t audio frames is: the ``"mean"`` over time
+            of what ``pooling`` over the positions gives each frame, or the ``"max"``. Adjacencies,
+            and the own map behind a mask, are those of the mean unit frame, which is not normalised
+            again.
         reduction: ``"mean"`` or ``"sum"`` over the b samples, or ``"none"``.
         gather_distributed: contrast over the batches of all processes of ``group``, and return the
             loss of that global batch on each; see :doc:`/distributed`. In a single process it
@@ -102,8 +113,9 @@ class InfoNCE(_Loss):
         backend: ``"auto"``, or one of :data:`avcontrast.ops.BACKENDS`.
 
     Shape:
-        - visual: (b, d, h, w) or (b, d)
-        - audio: (b, d)
+        - visual: (b, d), (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -140,6 +152,9 @@ class InfoNCE(_Loss):
         elimination: str = "none",
         elimination_level: float = 0.5,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -159,8 +174,8 @@ class InfoNCE(_Loss):
         """Return the loss of a batch.
 
         Args:
-            visual: visual features, (b, d, h, w) or (b, d).
-            audio: audio features, (b, d).
+            visual: visual features, (b, d) or with any number of positions, such as (b, d, h, w).
+            audio: audio features, (b, d), or (b, d, t) for a sequence.
             ignore: known false negatives, (b, b) bool with images as rows and audios as columns:
                 pairs marked True are left out of the denominators of both directions, and get no
                 gradient. The diagonal, which holds the positives, must be False; on CUDA that is
@@ -221,11 +236,13 @@ class FalseNegativeSuppression(_Loss):
             it, so that a weight means the same at every batch size.
         detach_adjacency: treat the adjacencies as constants; the released code does not.
         normalize: see :class:`InfoNCE`. The averaged visual features are not normalised again.
+        visual_layout, audio_layout, audio_pooling: see :class:`InfoNCE`.
         reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
-        - visual: (b, d, h, w) or (b, d)
-        - audio: (b, d)
+        - visual: (b, d), (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -267,6 +284,9 @@ class FalseNegativeSuppression(_Loss):
         adjacency_reduction: str = "mean",
         detach_adjacency: bool = False,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -311,11 +331,13 @@ class TrueNegativeEnhancement(_Loss):
         adjacency_reduction: see :class:`FalseNegativeSuppression`.
         detach_adjacency: treat the audio adjacency as a constant; the released code does not.
         normalize: see :class:`InfoNCE`. The source features are not normalised again.
+        visual_layout, audio_layout, audio_pooling: see :class:`InfoNCE`.
         reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
-        - visual: (b, d, h, w)
-        - audio: (b, d)
+        - visual: (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -355,6 +377,9 @@ class TrueNegativeEnhancement(_Loss):
         adjacency_reduction: str = "mean",
         detach_adjacency: bool = False,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -395,12 +420,13 @@ class FNACLoss(_Loss):
             sums the row; the published strength is then 100 / 256 = 0.39 at any batch size.
         detach_adjacency: see :class:`FalseNegativeSuppression`.
         elimination, elimination_level: see :class:`InfoNCE`. For the contrastive term alone.
-        normalize, reduction, gather_distributed, group, gradient_reduction, backend: see
-            :class:`InfoNCE`.
+        normalize, visual_layout, audio_layout, audio_pooling: see :class:`InfoNCE`.
+        reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
-        - visual: (b, d, h, w)
-        - audio: (b, d)
+        - visual: (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -458,6 +484,9 @@ class FNACLoss(_Loss):
         elimination: str = "none",
         elimination_level: float = 0.5,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -478,8 +507,8 @@ class FNACLoss(_Loss):
         """Return the loss of a batch.
 
         Args:
-            visual: visual feature maps, (b, d, h, w).
-            audio: audio features, (b, d).
+            visual: visual features with any number of positions, such as (b, d, h, w).
+            audio: audio features, (b, d), or (b, d, t) for a sequence.
             regularization: strength of the adjacency terms, not negative; see
                 :func:`avcontrast.schedules.warmup`.
             ignore: known false negatives, (b, b) bool, see :meth:`InfoNCE.forward`. They are left
@@ -509,8 +538,8 @@ class FNACLoss(_Loss):
         """Return the same loss and its unweighted, differentiable terms, all of them computed.
 
         Args:
-            visual: visual feature maps, (b, d, h, w).
-            audio: audio features, (b, d).
+            visual: visual features with any number of positions, such as (b, d, h, w).
+            audio: audio features, (b, d), or (b, d, t) for a sequence.
             regularization: as in :meth:`forward`; it enters ``loss`` only.
             ignore: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
             eliminate: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
