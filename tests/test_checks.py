@@ -55,8 +55,8 @@ BAD_FEATURES = {
     "channels": (
         (VISUAL, AUDIO[:, :5]),
         ValueError,
-        "must have the same number of channels, got visual (4, 6, 3, 3) and audio (4, 5), taken "
-        "for visual (b, d, h, w) or (b, d, n) and audio (b, d) or (b, d, t)",
+        "must have the same number of channels, got visual (4, 6, 3, 3) and audio (4, 5) with "
+        "visual_layout='channels-first' and audio_layout='channels-first'",
     ),
     "channels last": (
         (VISUAL.permute(0, 2, 3, 1), AUDIO),

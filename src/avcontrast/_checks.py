@@ -175,8 +175,8 @@ def check_features(
     if _channels(visual, visual_layout) != _channels(audio, audio_layout):
         hint = _layouts_that_fit(visual, audio, visual_layout, audio_layout)
         raise ValueError(
-            f"visual and audio must have the same number of channels, got {shapes}, taken for "
-            f"visual {visual_shapes} and audio {audio_shapes}{hint}"
+            f"visual and audio must have the same number of channels, got {shapes} with "
+            f"visual_layout={visual_layout!r} and audio_layout={audio_layout!r}{hint}"
         )
     for name, value in (("visual", visual), ("audio", audio)):
         check_dtype(name, value)

@@ -88,7 +88,7 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
             reasons.append(f"the maps have {positions} positions, it takes up to {MOST_POSITIONS}")
         frames = audio.shape[2:].numel()
         if frames > 1:
-            reasons.append(f"audio is a sequence of {frames} frames, it takes vectors")
+            reasons.append(f"audio has {frames} frames, there is no kernel for sequences")
     if backend != "dense" and forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on, it has reverse mode only")
     elif backend != "dense" and _transformed():

@@ -48,8 +48,10 @@ def contrast(
         all_frames = gather(frames, peers)
         tau = temperature.to(frames.dtype)
         maps = visual
-        if settings.needs_pooled or "tne" in settings.terms:
+        if not streamed or settings.needs_pooled or "tne" in settings.terms:
+            # Whatever needs the maps takes these, so that 16-bit gradients are not added up.
             maps = dense.prepared_maps(visual, frames.dtype, normalize)
+            visual, normalize = maps[:, :, None], False
         logits = frames.new_empty(0)
         if settings.pools_mean:
             # The mean over the positions is a map of one position, whose feature is as it is.
