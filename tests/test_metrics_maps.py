@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,15 @@ from avcontrast import metrics
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    ("size", "hint"),
+    [((2, 9), r"maps.unflatten(1, (height, width))"), ((2, 5, 3, 3), "maps.flatten(0, 1)")],
+)
+def test_maps_of_tokens_and_videos_are_told_what_to_do(size, hint):
+    with pytest.raises(ValueError, match=re.escape(f"got {size}; {hint} makes it so")):
+        metrics.upsample(torch.rand(size), 6)
 
 
 class TestFlatMaps:

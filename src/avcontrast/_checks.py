@@ -205,7 +205,8 @@ def check_grid(grid: object, positions: int) -> None:
     """Raise unless ``grid`` is None or the shape of a map with so many positions."""
     if grid is None:
         return
-    if not isinstance(grid, tuple | list) or not all(type(side) is int for side in grid):
+    whole = isinstance(grid, tuple | list)
+    if not whole or any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in grid):
         raise TypeError(f"grid must be integers, such as (h, w), or None, got {grid!r}")
     if math.prod(grid) != positions or min(grid, default=0) < 1:
         raise ValueError(f"grid must hold the {positions} positions of visual, got {grid!r}")

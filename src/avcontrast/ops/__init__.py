@@ -202,10 +202,7 @@ def max_similarity(
     backend: str,
     audio_pooling: str = "mean",
 ) -> Tensor:
-    """Return the highest similarity over the positions for every pair, over time pooled.
-
-    It is of shape (n, m); the arguments are those of :func:`contrast`.
-    """
+    """Return the highest similarity over the positions, pooled over time, of all pairs.  [n, m]."""
     chosen = select_backend(backend, visual, audio)
     visual, audio = _as_map(visual), _as_vectors(audio)
     if audio.ndim == 3:

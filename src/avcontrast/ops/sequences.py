@@ -60,7 +60,7 @@ def contrast(
                 logits = pooled[:, :, 0, 0] @ all_frames.mean(1).T / tau
             else:
                 logits = _match(pooled, all_frames, False, audio_pooling, streamed) / tau
-        elif settings.needs_logits:
+        elif settings.needs_index:
             logits = _match(visual, all_frames, normalize, audio_pooling, streamed) / tau
         own, everyone = frames.mean(1), all_frames.mean(1)
         return dense.terms_of(logits, maps, own, everyone, tau, settings, peers, ignore)
