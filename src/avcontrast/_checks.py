@@ -201,12 +201,12 @@ def _layouts_that_fit(visual: Tensor, audio: Tensor, visual_layout: str, audio_l
     return ""
 
 
-def check_grid(grid: object, positions: int) -> None:
+def check_grid(grid: Sequence[int] | None, positions: int) -> None:
     """Raise unless ``grid`` is None or the shape of a map with so many positions."""
     if grid is None:
         return
-    whole = isinstance(grid, tuple | list)
-    if not whole or any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in grid):
+    many = isinstance(grid, tuple | list)
+    if not many or not all(isinstance(size, int | np.integer) for size in grid):
         raise TypeError(f"grid must be integers, such as (h, w), or None, got {grid!r}")
     if math.prod(grid) != positions or min(grid, default=0) < 1:
         raise ValueError(f"grid must hold the {positions} positions of visual, got {grid!r}")
