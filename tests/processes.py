@@ -124,10 +124,10 @@ class Model(nn.Module):
         return torch.stack(parts)
 
 
-def batch(pairs, *, seed=0, dtype=torch.float64, size=(2, 3)):
+def batch(pairs, *, seed=0, dtype=torch.float64, size=(2, 3), frames=()):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(pairs, 3, *size, generator=generator, dtype=dtype)
-    return images, torch.randn(pairs, 5, generator=generator, dtype=dtype)
+    return images, torch.randn(pairs, *frames, 5, generator=generator, dtype=dtype)
 
 
 def ignored(pairs):
@@ -154,19 +154,19 @@ def weigh(value):
     return (sample_weights(len(value)) * value).sum()
 
 
-def step(loss, settings, pairs, *, learn_temperature=False, **call):
+def step(loss, settings, pairs, *, learn_temperature=False, frames=(), **call):
     """Return loss and parameter gradients of one process with the whole batch."""
     model = Model(loss, settings, learn_temperature=learn_temperature)
-    value = model(*batch(pairs), **call)
+    value = model(*batch(pairs, frames=frames), **call)
     weigh(value).backward()
     return value.detach(), grads_of(model)
 
 
-def shared_step(loss, settings, pairs, *, learn_temperature=False, **call):
+def shared_step(loss, settings, pairs, *, learn_temperature=False, frames=(), **call):
     """Return the same of a process with a part of the batch, after DDP has averaged."""
     settings = {**settings, "gather_distributed": True}
     model = DistributedDataParallel(Model(loss, settings, learn_temperature=learn_temperature))
-    value = model(*part(batch(pairs)), **call)
+    value = model(*part(batch(pairs, frames=frames)), **call)
     weigh(value).backward()
     return value.detach(), grads_of(model.module)
 
@@ -174,7 +174,8 @@ def shared_step(loss, settings, pairs, *, learn_temperature=False, **call):
 def shared_step_ignoring(loss, settings, pairs, **call):
     """Return the same where each process names the false negatives of its own images."""
     ignore = part([ignored(pairs)])[0]
-    return shared_step(loss, settings, pairs, learn_temperature=True, ignore=ignore, **call)
+    call = {"learn_temperature": True, **call}
+    return shared_step(loss, settings, pairs, ignore=ignore, **call)
 
 
 def labels_of(pairs):
@@ -294,7 +295,7 @@ def compiled(loss, settings, pairs, compiler):
     return results
 
 
-def disagreeing(settings_of, pairs_of, dtypes):
+def disagreeing(settings_of, pairs_of, dtypes, frames_of=(1, 1, 1, 1)):
     """Call the loss with what each rank is told to bring."""
     rank = dist.get_rank()
     dtype = getattr(torch, dtypes[rank])
@@ -305,7 +306,8 @@ def disagreeing(settings_of, pairs_of, dtypes):
     ignore = part([ignored(sum(pairs_of))])[0] if settings.pop("ignore", False) else None
     criterion = avcontrast.FNACLoss(temperature, **settings)
     images, sounds = batch(pairs_of[rank], dtype=dtype)
-    return criterion(images[:, :3], sounds[:, :3], ignore=ignore).item()
+    sounds = sounds[:, :3, None].expand(-1, -1, frames_of[rank])
+    return criterion(images[:, :3], sounds, ignore=ignore).item()
 
 
 def unequal_on_a_device(unequal):

@@ -50,24 +50,32 @@ def fnac_terms(
     *,
     normalize: bool = True,
     pooling: str = "max",
+    audio_pooling: str = "mean",
     threshold: float = 0.6,
     mask: str = "hard",
     anchor: str = "visual",
     symmetric: bool = True,
     ignore: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return info_nce and the three adjacency terms with rows summed ("batchmean")."""
+    """Return info_nce and the three adjacency terms with rows summed ("batchmean").
+
+    The channels are the second axis of both; what comes after are positions, or frames of sound.
+    """
     b = len(visual)
     scale = unit if normalize else (lambda vector: vector)
-    maps = [[scale(position) for position in image.flatten(1).T] for image in visual]
-    vectors = [scale(vector) for vector in audio]
+    maps = [[scale(position) for position in image.reshape(len(image), -1).T] for image in visual]
+    sounds = [[scale(frame) for frame in sound.reshape(len(sound), -1).T] for sound in audio]
+    vectors = [sum(sound) / len(sound) for sound in sounds]
 
-    def pooled(similarities: list[Tensor]) -> Tensor:
-        if pooling == "mean":
+    def pooled(similarities: list[Tensor], how: str) -> Tensor:
+        if how == "mean":
             return sum(similarities) / len(similarities)
         return max(similarities, key=lambda value: value.item())
 
-    logits = [[pooled([v @ a for v in image]) / tau for a in vectors] for image in maps]
+    def match(image: list[Tensor], sound: list[Tensor]) -> Tensor:
+        return pooled([pooled([v @ a for v in image], pooling) for a in sound], audio_pooling)
+
+    logits = [[match(image, sound) / tau for sound in sounds] for image in maps]
     columns = [[logits[n][m] for n in range(b)] for m in range(b)]
     info_nce = 0
     for n in range(b):
@@ -79,7 +87,7 @@ def fnac_terms(
             ]
             info_nce -= softmax([logits[m][n] for m in (n, *negatives)])[0].log() / b
 
-    match = [softmax(row) for row in (logits if anchor == "visual" else columns)]
+    matches = [softmax(row) for row in (logits if anchor == "visual" else columns)]
     audio_adjacency = rows_of(vectors, tau)
     visual_adjacency = rows_of([sum(image) / len(image) for image in maps], tau)
 
@@ -95,8 +103,8 @@ def fnac_terms(
 
     return {
         "info_nce": info_nce,
-        "fns_audio": distance(audio_adjacency, match),
-        "fns_visual": distance(visual_adjacency, match),
+        "fns_audio": distance(audio_adjacency, matches),
+        "fns_visual": distance(visual_adjacency, matches),
         "tne": distance(audio_adjacency, rows_of(sources, tau)),
     }
 

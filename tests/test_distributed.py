@@ -124,6 +124,24 @@ def test_known_false_negatives(cluster, case, backend):
     assert_same_on_every_rank(outcomes, expected)
 
 
+SEQUENCES = {
+    "InfoNCE": {"elimination": "both", "elimination_level": 0.3},
+    "FNACLoss": {"anchor": "audio", "mask": "soft"},
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("audio_pooling", ["mean", "max"])
+@pytest.mark.parametrize("loss", SEQUENCES)
+def test_sequences(cluster, loss, audio_pooling, backend):
+    settings = {"audio_layout": "channels-last", "audio_pooling": audio_pooling}
+    settings |= {"backend": backend, **SEQUENCES[loss]}
+    call = {"learn_temperature": True, "frames": (3,)}
+    expected = step(loss, settings, 12, ignore=ignored(12), **call)
+    outcomes = cluster.run(shared_step_ignoring, loss, settings, 12, **call)
+    assert_same_on_every_rank(outcomes, expected)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", ["InfoNCE", "FNAC, audio anchor"])
 def test_labels_travel(cluster, case, backend):
@@ -254,6 +272,10 @@ DISAGREEMENTS = {
     "pairs": (
         {"pairs_of": [4, 3, 4, 4]},
         "pairs: 4 on ranks 0, 2, 3, 3 on rank 1",
+    ),
+    "frames": (
+        {"frames_of": [1, 1, 1, 3]},
+        "frames: 1 on ranks 0, 1, 2, 3 on rank 3",
     ),
     "dtypes": (
         {"dtypes": ["float32", "float32", "float64", "float32"]},

@@ -118,7 +118,8 @@ def test_examples_of_the_guides_are_true(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     results = (tmp_path / "doctest" / "output.txt").read_text(encoding="utf-8")
     documents = set(re.findall(r"^Document: (\w+)", results, flags=re.MULTILINE))
-    assert {"index", "quickstart", "theory", "metrics", "numbers", "backends"} <= documents
+    guides = {"index", "quickstart", "recipes", "theory", "metrics", "numbers", "backends"}
+    assert guides <= documents
 
 
 @pytest.mark.slow

@@ -13,6 +13,15 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.mark.parametrize(
+    ("size", "hint"),
+    [((2, 9), r"maps.unflatten(1, (height, width))"), ((2, 5, 3, 3), "maps.flatten(0, 1)")],
+)
+def test_maps_of_tokens_and_videos_are_told_what_to_do(size, hint):
+    with pytest.raises(ValueError, match=re.escape(f"got {size}; {hint} makes it so")):
+        metrics.upsample(torch.rand(size), 6)
+
+
 class TestFlatMaps:
     def test_one_value_up_to_rounding(self):
         maps = torch.full((6, 3, 4), 0.3)

@@ -16,6 +16,7 @@ SIDES = ("visual", "audio", "both")
 BACKENDS = ("triton", "triton-stream", "blockwise", "dense")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+LAYOUTS = ("channels-first", "channels-last")
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # what is smaller may be 0 in fp32
 
 
@@ -119,6 +120,9 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "gradient_reduction": partial(check_choice, allowed=("mean", "sum")),
     "backend": partial(check_choice, allowed=("auto", *BACKENDS)),
     "pooling": partial(check_choice, allowed=("max", "mean")),
+    "visual_layout": partial(check_choice, allowed=LAYOUTS),
+    "audio_layout": partial(check_choice, allowed=LAYOUTS),
+    "audio_pooling": partial(check_choice, allowed=("mean", "max")),
     "adjacency_reduction": partial(check_choice, allowed=("mean", "batchmean")),
     "mask": partial(check_choice, allowed=("hard", "soft")),
     "anchor": partial(check_choice, allowed=("visual", "audio")),
@@ -137,46 +141,64 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ValueError("audio_weight and visual_weight are both 0, which leaves nothing")
 
 
+MAP_SHAPES = {
+    "channels-first": "(b, d, h, w) or (b, d, n)",
+    "channels-last": "(b, h, w, d) or (b, n, d)",
+}
+AUDIO_SHAPES = {"channels-first": "(b, d) or (b, d, t)", "channels-last": "(b, d) or (b, t, d)"}
+
+
 def check_features(
-    visual: Tensor, audio: Tensor, *, map_for: str = "", paired: bool = True
+    visual: Tensor,
+    audio: Tensor,
+    *,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    map_for: str = "",
+    paired: bool = True,
 ) -> None:
     """Raise unless the two feature tensors can be contrasted.
 
     Args:
-        visual: what should be (b, d, h, w) or (b, d).
-        audio: what should be (b, d).
+        visual: what should be (b, d), or have any number of axes of positions before or after d.
+        audio: what should be (b, d), or have an axis of time too.
+        visual_layout: where the channels of ``visual`` are, one of ``LAYOUTS``.
+        audio_layout: the same of ``audio``.
         map_for: name of the loss that needs a feature map; empty if vectors will do.
         paired: whether both must hold the same number of samples.
     """
+    for name, layout in (("visual_layout", visual_layout), ("audio_layout", audio_layout)):
+        CHECKS[name](name, layout)
     for name, value in (("visual", visual), ("audio", audio)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     shapes = f"visual {tuple(visual.shape)} and audio {tuple(audio.shape)}"
-    if visual.ndim == 2 and audio.ndim == 4:
+    map_shapes, audio_shapes = MAP_SHAPES[visual_layout], AUDIO_SHAPES[audio_layout]
+    visual_shapes = f"{map_shapes} or (b, d)"
+    if 2 <= visual.ndim <= 3 < audio.ndim:
         raise ValueError(
             f"got {shapes}: the arguments look swapped, the order is (visual, audio) with "
-            "visual (b, d, h, w) or (b, d) and audio (b, d)"
+            f"visual {visual_shapes} and audio {audio_shapes}"
         )
-    if visual.ndim not in (2, 4):
-        raise ValueError(f"visual must be (b, d, h, w) or (b, d), got {shapes}")
-    if audio.ndim != 2:
-        hint = "; pool it over time and frequency first" if audio.ndim > 2 else ""
-        raise ValueError(f"audio must be (b, d), got {shapes}{hint}")
-    if map_for and visual.ndim != 4:
+    if visual.ndim < 2:
+        raise ValueError(f"visual must be {visual_shapes}, got {shapes}")
+    if audio.ndim not in (2, 3):
+        hint = "; pool it over frequency first" if audio.ndim > 3 else ""
+        raise ValueError(f"audio must be {audio_shapes}, got {shapes}{hint}")
+    if map_for and visual.ndim == 2:
         raise ValueError(
-            f"{map_for} needs a visual feature map (b, d, h, w), because it compares positions "
+            f"{map_for} needs a visual feature map {map_shapes}, because it compares positions "
             f"within the image; got {shapes}"
         )
     if visual.numel() == 0 or audio.numel() == 0:
         raise ValueError(f"visual and audio must not be empty, got {shapes}")
     if paired and visual.shape[0] != audio.shape[0]:
         raise ValueError(f"visual and audio must hold the same number of pairs, got {shapes}")
-    if visual.shape[1] != audio.shape[1]:
-        hint = ""
-        if visual.ndim == 4 and visual.shape[3] == audio.shape[1]:
-            hint = "; visual looks channels-last (b, h, w, d): use visual.permute(0, 3, 1, 2)"
+    if _channels(visual, visual_layout) != _channels(audio, audio_layout):
+        hint = _layouts_that_fit(visual, audio, visual_layout, audio_layout)
         raise ValueError(
-            f"visual and audio must have the same number of channels, got {shapes}{hint}"
+            f"visual and audio must have the same number of channels, got {shapes} with "
+            f"visual_layout={visual_layout!r} and audio_layout={audio_layout!r}{hint}"
         )
     for name, value in (("visual", visual), ("audio", audio)):
         check_dtype(name, value)
@@ -184,12 +206,32 @@ def check_features(
         raise ValueError(
             f"visual and audio must be on one device, got {visual.device} and {audio.device}"
         )
-    autocast = not visual.is_meta and torch.is_autocast_enabled(visual.device.type)
-    if visual.dtype != audio.dtype and not autocast:
-        raise TypeError(
-            "visual and audio must have one dtype outside autocast, "
-            f"got {visual.dtype} and {audio.dtype}"
-        )
+
+
+def _channels(features: Tensor, layout: str) -> int:
+    return features.shape[1 if layout == "channels-first" else -1]
+
+
+def _layouts_that_fit(visual: Tensor, audio: Tensor, visual_layout: str, audio_layout: str) -> str:
+    """Return a hint at the layouts with which both have equally many channels, if there are any."""
+    given = {"visual_layout": visual_layout, "audio_layout": audio_layout}
+    other = dict(zip(LAYOUTS, reversed(LAYOUTS), strict=True))
+    for changed in (("visual_layout",), ("audio_layout",), ("visual_layout", "audio_layout")):
+        tried = {name: other[given[name]] if name in changed else given[name] for name in given}
+        if _channels(visual, tried["visual_layout"]) == _channels(audio, tried["audio_layout"]):
+            return "; they fit with " + " and ".join(f"{name}={tried[name]!r}" for name in changed)
+    return ""
+
+
+def check_grid(grid: Sequence[int] | None, positions: int) -> None:
+    """Raise unless ``grid`` is None or the shape of a map with so many positions."""
+    if grid is None:
+        return
+    many = isinstance(grid, tuple | list)
+    if not many or not all(isinstance(size, int | np.integer) for size in grid):
+        raise TypeError(f"grid must be integers, such as (h, w), or None, got {grid!r}")
+    if math.prod(grid) != positions or min(grid, default=0) < 1:
+        raise ValueError(f"grid must hold the {positions} positions of visual, got {grid!r}")
 
 
 def check_ignore(ignore: object, visual: Tensor, processes: int) -> None:

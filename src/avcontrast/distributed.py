@@ -225,9 +225,9 @@ def _agreed(
     group: str,
 ) -> Tensor:
     peers = Peers(size, rank, group)
-    pairs, channels = audio.shape
-    told = f"pairs={pairs}\nchannels={channels}\nvisual dtype={visual.dtype}\n"
-    told += f"audio dtype={audio.dtype}\n"
+    pairs, channels = audio.shape[:2]
+    told = f"pairs={pairs}\nchannels={channels}\nframes={audio.shape[2:].numel()}\n"
+    told += f"visual dtype={visual.dtype}\naudio dtype={audio.dtype}\n"
     place = _meeting_place(peers, audio.device)
     if temperature is not None and _is_at_hand(temperature, place):
         told += f"value of the temperature={temperature.item():.9g}\n"

@@ -1,7 +1,7 @@
 """The losses as functions, and the quantities they are made of.
 
-Shapes: ``b`` pairs, ``d`` channels, a feature map of ``h`` x ``w`` positions. Everywhere the order
-is ``(visual, audio)`` and in a cross-modal matrix the rows are images.
+Shapes: ``b`` pairs, ``d`` channels, a feature map of ``h`` x ``w`` positions, sounds of ``t``
+frames. Everywhere the order is ``(visual, audio)`` and in a cross-modal matrix the rows are images.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from avcontrast.ops._temperature import checked
 from avcontrast.ops.dense import unit, zero_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.distributed import ProcessGroup
 
 __all__ = [
@@ -66,23 +68,34 @@ class FNACComponents(NamedTuple):
 
 
 def max_similarity(
-    visual: Tensor, audio: Tensor, *, normalize: bool = True, backend: str = "auto"
+    visual: Tensor,
+    audio: Tensor,
+    *,
+    normalize: bool = True,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    audio_pooling: str = "mean",
+    backend: str = "auto",
 ) -> Tensor:
     """Highest similarity of every image with every audio over the positions of the image.
 
     It is the match score of EZ-VSL and FNAC before the temperature. In plain PyTorch, for
     normalised features: ``torch.einsum("ndp,md->nmp", visual.flatten(2), audio).amax(-1)``.
-    Of equal maxima the first position counts, and gets the gradient.
+    Of equal maxima the first position counts, and gets the gradient. For audio sequences it is
+    pooled over time, ``torch.einsum("ndp,mdt->nmtp", visual.flatten(2), audio).amax(-1).mean(-1)``.
 
     Args:
         visual: visual features.
         audio: audio features.
         normalize: scale features to unit length first, which makes the result a cosine.
+        visual_layout: see :class:`avcontrast.InfoNCE`.
+        audio_layout: see :class:`avcontrast.InfoNCE`.
+        audio_pooling: see :class:`avcontrast.InfoNCE`.
         backend: see :func:`avcontrast.ops.select_backend`.
 
     Shape:
-        - visual: (n, d, h, w) or (n, d)
-        - audio: (m, d); m may differ from n
+        - visual: (n, d), (n, d, h, w) or any other number of positions
+        - audio: (m, d) or (m, d, t); m may differ from n
         - output: (n, m), in fp32 or wider
 
     Raises:
@@ -95,9 +108,12 @@ def max_similarity(
         >>> max_similarity(visual, torch.tensor([[1.0, 0.0, 0.0], [3.0, 4.0, 0.0]]))
         tensor([[1.0000, 0.8000]])
     """
-    checks.check_features(visual, audio, paired=False)
+    visual, audio = _channels_first(visual, audio, visual_layout, audio_layout, paired=False)
     checks.check_flag("normalize", normalize)
-    return ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
+    checks.check_settings({"audio_pooling": audio_pooling})
+    return ops.max_similarity(
+        visual, audio, normalize=normalize, backend=backend, audio_pooling=audio_pooling
+    )
 
 
 def likely_false_negatives(
@@ -107,6 +123,9 @@ def likely_false_negatives(
     sides: str = "both",
     *,
     normalize: bool = True,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    audio_pooling: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
     r"""Pairs that match so well that they are likely of the same kind.
@@ -128,11 +147,14 @@ def likely_false_negatives(
         level: :math:`l`, from 0, the mean of the matches, to 1, the match of the own pair.
         sides: ``"visual"`` for the first condition, ``"audio"`` for the second, or ``"both"``.
         normalize: scale features to unit length first.
+        visual_layout: see :class:`avcontrast.InfoNCE`.
+        audio_layout: see :class:`avcontrast.InfoNCE`.
+        audio_pooling: see :class:`avcontrast.InfoNCE`.
         backend: see :func:`avcontrast.ops.select_backend`.
 
     Shape:
-        - visual: (b, d, h, w) or (b, d)
-        - audio: (b, d)
+        - visual: (b, d), (b, d, h, w) or any other number of positions
+        - audio: (b, d) or (b, d, t)
         - output: (b, b) bool, images as rows; False on the diagonal
 
     Raises:
@@ -149,16 +171,28 @@ def likely_false_negatives(
                 [ True, False, False],
                 [False, False, False]])
     """
-    checks.check_features(visual, audio)
+    visual, audio = _channels_first(visual, audio, visual_layout, audio_layout)
     checks.check_level("level", level)
     checks.check_choice("sides", sides, checks.SIDES)
     checks.check_flag("normalize", normalize)
+    checks.check_settings({"audio_pooling": audio_pooling})
     with torch.no_grad():
-        match = ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
+        match = ops.max_similarity(
+            visual, audio, normalize=normalize, backend=backend, audio_pooling=audio_pooling
+        )
         return above_limits(match, Settings((), elimination=sides, elimination_level=level), ALONE)
 
 
-def localization_map(visual: Tensor, audio: Tensor, *, normalize: bool = True) -> Tensor:
+def localization_map(
+    visual: Tensor,
+    audio: Tensor,
+    *,
+    normalize: bool = True,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    audio_pooling: str = "mean",
+    grid: Sequence[int] | None = None,
+) -> Tensor:
     """Similarity of each image with its own audio at every position.
 
     The released code divides by the temperature as well; rules that rank positions do not notice.
@@ -167,14 +201,21 @@ def localization_map(visual: Tensor, audio: Tensor, *, normalize: bool = True) -
         visual: visual features.
         audio: audio features of the same pairs.
         normalize: scale features to unit length first, which makes the result a cosine.
+        visual_layout: see :class:`avcontrast.InfoNCE`.
+        audio_layout: see :class:`avcontrast.InfoNCE`.
+        audio_pooling: of a sequence the ``"mean"`` over time at every position, the ``"max"``, or
+            with ``"none"`` a map for each frame.
+        grid: the shape of the map, such as (h, w), where ``visual`` has its positions in one axis.
 
     Shape:
-        - visual: (b, d, h, w)
-        - audio: (b, d)
-        - output: (b, h, w), in fp32 or wider
+        - visual: (b, d, h, w), or (b, d, n) with ``grid=(h, w)``, or any other number of positions
+        - audio: (b, d) or (b, d, t)
+        - output: (b, h, w), in general the positions of ``visual`` or those of ``grid``; with
+          ``audio_pooling="none"`` (b, t, h, w) for sequences; in fp32 or wider
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: if ``grid`` is not made of integers.
 
     Example:
         >>> import torch
@@ -182,15 +223,33 @@ def localization_map(visual: Tensor, audio: Tensor, *, normalize: bool = True) -
         >>> visual = torch.eye(2).reshape(1, 2, 1, 2)
         >>> localization_map(visual, torch.tensor([[3.0, 4.0]]))
         tensor([[[0.6000, 0.8000]]])
+        >>> tokens = torch.eye(4).reshape(1, 4, 4)  # (b, n, d): patches of a 2 x 2 grid
+        >>> localization_map(
+        ...     tokens, torch.tensor([[3.0, 4, 0, 0]]), visual_layout="channels-last", grid=(2, 2)
+        ... )
+        tensor([[[0.6000, 0.8000],
+                 [0.0000, 0.0000]]])
     """
-    checks.check_features(visual, audio, map_for="localization_map")
+    visual, audio = _channels_first(
+        visual, audio, visual_layout, audio_layout, map_for="localization_map"
+    )
     checks.check_flag("normalize", normalize)
+    checks.check_choice("audio_pooling", audio_pooling, ("mean", "max", "none"))
+    checks.check_grid(grid, visual.shape[2:].numel())
+    shape = visual.shape[2:] if grid is None else tuple(grid)
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        visual, audio = visual.to(dtype), audio.to(dtype)
+        visual, audio = visual.flatten(2).to(dtype), audio.to(dtype)
         if normalize:
             visual, audio = unit(visual, 1), unit(audio, 1)
-        return einsum(visual, audio, "b d h w, b d -> b h w")
+        if audio.ndim == 3 and audio_pooling == "mean":
+            audio = audio.mean(2)
+        if audio.ndim == 2:
+            maps = einsum(visual, audio, "b d p, b d -> b p")
+        else:
+            maps = einsum(visual, audio, "b d p, b d t -> b t p")
+            maps = maps.max(1).values if audio_pooling == "max" else maps
+        return maps.reshape(*maps.shape[:-1], *shape)
 
 
 def adjacency(
@@ -247,6 +306,9 @@ def info_nce(
     elimination: str = "none",
     elimination_level: float = 0.65,
     normalize: bool = True,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    audio_pooling: str = "mean",
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
@@ -257,7 +319,7 @@ def info_nce(
 
     ``ignore`` or ``labels`` name pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
     """
-    checks.check_features(visual, audio)
+    visual, audio = _channels_first(visual, audio, visual_layout, audio_layout)
     own = {"symmetric": symmetric}
     checks.check_settings(own)
     terms = BOTH_DIRECTIONS if symmetric else BOTH_DIRECTIONS[:1]
@@ -268,7 +330,14 @@ def info_nce(
         elimination=elimination,
         elimination_level=elimination_level,
     )
-    common = Common(reduction, gather_distributed, group, gradient_reduction, backend)
+    common = Common(
+        reduction,
+        gather_distributed,
+        group,
+        gradient_reduction,
+        backend,
+        audio_pooling=audio_pooling,
+    )
     left_out = ignore, labels
     return _parts(visual, audio, temperature, settings, common, own, *left_out)["info_nce"]
 
@@ -284,6 +353,9 @@ def false_negative_suppression(
     adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     normalize: bool = True,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    audio_pooling: str = "mean",
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
@@ -291,7 +363,7 @@ def false_negative_suppression(
     backend: str = "auto",
 ) -> Tensor:
     """Draw the match to the adjacencies. See :class:`avcontrast.FalseNegativeSuppression`."""
-    checks.check_features(visual, audio)
+    visual, audio = _channels_first(visual, audio, visual_layout, audio_layout)
     own = {"audio_weight": audio_weight, "visual_weight": visual_weight}
     checks.check_settings(own)
     weights = {"fns_audio": audio_weight, "fns_visual": visual_weight}
@@ -302,7 +374,13 @@ def false_negative_suppression(
         detach_adjacency=detach_adjacency,
     )
     common = Common(
-        reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction
+        reduction,
+        gather_distributed,
+        group,
+        gradient_reduction,
+        backend,
+        adjacency_reduction,
+        audio_pooling,
     )
     return _weighted_sum(_parts(visual, audio, temperature, settings, common, own), weights)
 
@@ -317,6 +395,9 @@ def true_negative_enhancement(
     adjacency_reduction: str = "batchmean",
     detach_adjacency: bool = False,
     normalize: bool = True,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    audio_pooling: str = "mean",
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
@@ -324,7 +405,9 @@ def true_negative_enhancement(
     backend: str = "auto",
 ) -> Tensor:
     """Tell apart the sources of sounds. See :class:`avcontrast.TrueNegativeEnhancement`."""
-    checks.check_features(visual, audio, map_for="true negative enhancement")
+    visual, audio = _channels_first(
+        visual, audio, visual_layout, audio_layout, map_for="true negative enhancement"
+    )
     settings = Settings(
         ("tne",),
         normalize=normalize,
@@ -333,7 +416,13 @@ def true_negative_enhancement(
         detach_adjacency=detach_adjacency,
     )
     common = Common(
-        reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction
+        reduction,
+        gather_distributed,
+        group,
+        gradient_reduction,
+        backend,
+        adjacency_reduction,
+        audio_pooling,
     )
     return _parts(visual, audio, temperature, settings, common)["tne"]
 
@@ -357,6 +446,9 @@ def fnac(
     elimination: str = "none",
     elimination_level: float = 0.65,
     normalize: bool = True,
+    visual_layout: str = "channels-first",
+    audio_layout: str = "channels-first",
+    audio_pooling: str = "mean",
     reduction: str = "mean",
     gather_distributed: bool = False,
     group: ProcessGroup | None = None,
@@ -380,7 +472,9 @@ def fnac(
         >>> expected = parts.info_nce + (parts.fns_audio + parts.fns_visual) / 2 + 2 * parts.tne
         >>> torch.testing.assert_close(parts.loss, expected)
     """
-    checks.check_features(visual, audio, map_for="the FNAC loss")
+    visual, audio = _channels_first(
+        visual, audio, visual_layout, audio_layout, map_for="the FNAC loss"
+    )
     own = {
         "regularization": regularization,
         "fns_audio_weight": fns_audio_weight,
@@ -405,7 +499,13 @@ def fnac(
         elimination_level=elimination_level,
     )
     common = Common(
-        reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction
+        reduction,
+        gather_distributed,
+        group,
+        gradient_reduction,
+        backend,
+        adjacency_reduction,
+        audio_pooling,
     )
     if torch.compiler.is_compiling():
         del own["regularization"]  # told to the others, it would be compiled in as a constant
@@ -420,7 +520,7 @@ def fnac(
 
 
 class Common(NamedTuple):
-    """The settings that every loss has, besides those of the features; and how rows are reduced."""
+    """The settings that every loss has, besides those of the features; and how some are reduced."""
 
     reduction: str
     gather_distributed: bool
@@ -428,6 +528,32 @@ class Common(NamedTuple):
     gradient_reduction: str
     backend: str
     adjacency_reduction: str = "batchmean"
+    audio_pooling: str = "mean"
+
+
+def _channels_first(
+    visual: Tensor,
+    audio: Tensor,
+    visual_layout: str,
+    audio_layout: str,
+    *,
+    map_for: str = "",
+    paired: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Return views of both features whose channels come second, once they are known to fit."""
+    checks.check_features(
+        visual,
+        audio,
+        visual_layout=visual_layout,
+        audio_layout=audio_layout,
+        map_for=map_for,
+        paired=paired,
+    )
+    if visual_layout == "channels-last":
+        visual = visual.movedim(-1, 1)
+    if audio_layout == "channels-last":
+        audio = audio.movedim(-1, 1)
+    return visual, audio
 
 
 def _parts(
@@ -445,7 +571,8 @@ def _parts(
     All settings are checked here, but for those of the loss itself, ``own``, which a caller checks
     before it looks at them; with several processes, all have to have the same ones.
     """
-    reduction, gather_distributed, group, gradient_reduction, backend, adjacency_reduction = common
+    reduction, gather_distributed, group, gradient_reduction, backend, *reductions = common
+    adjacency_reduction, audio_pooling = reductions
     checks.check_temperature(temperature)
     checks.check_settings({**named(settings), **named(common)})
     peers = find_peers(gather_distributed, group)
@@ -461,6 +588,7 @@ def _parts(
             "gradient_reduction": gradient_reduction,
             **(own or {}),
             "adjacency_reduction": adjacency_reduction,
+            "audio_pooling": audio_pooling,
             "ignore": None if ignore is None else "a tensor",
             "labels": None if labels is None else "a tensor",
         }
@@ -472,7 +600,14 @@ def _parts(
         same = of_a_kind(labels, peers)
         ignore = same if ignore is None else same | ignore
     values = ops.contrast(
-        visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
+        visual,
+        audio,
+        temperature,
+        settings,
+        backend=backend,
+        peers=peers,
+        ignore=ignore,
+        audio_pooling=audio_pooling,
     )
     rows = _adjacency_rows(values, adjacency_reduction, peers)
     if settings.terms[0] in BOTH_DIRECTIONS:

@@ -27,6 +27,9 @@ class _Loss(nn.Module):
     learn_temperature: bool
     min_temperature: float | None
     normalize: bool
+    visual_layout: str
+    audio_layout: str
+    audio_pooling: str
     reduction: str
     gather_distributed: bool
     group: ProcessGroup | None
@@ -126,6 +129,14 @@ class InfoNCE(_Loss):
         elimination_level: how nearly, from 0, better than the mean, to 1, better than the own pair.
         normalize: scale features to unit length over the channels first; a vector shorter than
             1e-12 becomes zero and gets no gradient, and so does one whose length overflows.
+        visual_layout: where the channels of visual features are: ``"channels-first"``, after the
+            samples, as in (b, d, h, w), or ``"channels-last"``, as in the patch tokens (b, n, d) of
+            a transformer. It is never guessed from the sizes, and nothing is copied for it.
+        audio_layout: the same of audio features: (b, d, t), or (b, t, d).
+        audio_pooling: what the match with a sequence of t audio frames is: the ``"mean"`` over time
+            of what ``pooling`` over the positions gives each frame, or the ``"max"``. Adjacencies,
+            and the own map behind a mask, are those of the mean unit frame, which is not normalised
+            again.
         reduction: ``"mean"`` or ``"sum"`` over the b samples, or ``"none"``.
         gather_distributed: contrast over the batches of all processes of ``group``, and return the
             loss of that global batch on each; see :doc:`/distributed`. In a single process it
@@ -136,8 +147,9 @@ class InfoNCE(_Loss):
         backend: ``"auto"``, or one of :data:`avcontrast.ops.BACKENDS`.
 
     Shape:
-        - visual: (b, d, h, w) or (b, d)
-        - audio: (b, d)
+        - visual: (b, d), (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -176,6 +188,9 @@ class InfoNCE(_Loss):
         elimination: str = "none",
         elimination_level: float = 0.65,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -196,8 +211,8 @@ class InfoNCE(_Loss):
         """Return the loss of a batch.
 
         Args:
-            visual: visual features, (b, d, h, w) or (b, d).
-            audio: audio features, (b, d).
+            visual: visual features, (b, d) or with any number of positions, such as (b, d, h, w).
+            audio: audio features, (b, d), or (b, d, t) for a sequence.
             ignore: known false negatives, (b, b) bool with images as rows and audios as columns:
                 pairs marked True are left out of the denominators of both directions, and get no
                 gradient. The diagonal, which holds the positives, must be False; on CUDA that is
@@ -269,11 +284,13 @@ class FalseNegativeSuppression(_Loss):
             batch size; ``"mean"`` divides it by b, as published.
         detach_adjacency: treat the adjacencies as constants; the released code does not.
         normalize: see :class:`InfoNCE`. The averaged visual features are not normalised again.
+        visual_layout, audio_layout, audio_pooling: see :class:`InfoNCE`.
         reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
-        - visual: (b, d, h, w) or (b, d)
-        - audio: (b, d)
+        - visual: (b, d), (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -318,6 +335,9 @@ class FalseNegativeSuppression(_Loss):
         adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -363,11 +383,13 @@ class TrueNegativeEnhancement(_Loss):
         adjacency_reduction: see :class:`FalseNegativeSuppression`.
         detach_adjacency: treat the audio adjacency as a constant; the released code does not.
         normalize: see :class:`InfoNCE`. The source features are not normalised again.
+        visual_layout, audio_layout, audio_pooling: see :class:`InfoNCE`.
         reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
-        - visual: (b, d, h, w)
-        - audio: (b, d)
+        - visual: (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -410,6 +432,9 @@ class TrueNegativeEnhancement(_Loss):
         adjacency_reduction: str = "batchmean",
         detach_adjacency: bool = False,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -452,12 +477,13 @@ class FNACLoss(_Loss):
             published batch of 256.
         detach_adjacency: see :class:`FalseNegativeSuppression`.
         elimination, elimination_level: see :class:`InfoNCE`. For the contrastive term alone.
-        normalize, reduction, gather_distributed, group, gradient_reduction, backend: see
-            :class:`InfoNCE`.
+        normalize, visual_layout, audio_layout, audio_pooling: see :class:`InfoNCE`.
+        reduction, gather_distributed, group, gradient_reduction, backend: see :class:`InfoNCE`.
 
     Shape:
-        - visual: (b, d, h, w)
-        - audio: (b, d)
+        - visual: (b, d, h, w) or any other number of positions: tokens (b, d, n), video
+          (b, d, frames, h, w)
+        - audio: (b, d) or (b, d, t)
         - output: scalar, or (b,) if ``reduction="none"``; in fp32 or wider
 
     Raises:
@@ -519,6 +545,9 @@ class FNACLoss(_Loss):
         elimination: str = "none",
         elimination_level: float = 0.65,
         normalize: bool = True,
+        visual_layout: str = "channels-first",
+        audio_layout: str = "channels-first",
+        audio_pooling: str = "mean",
         reduction: str = "mean",
         gather_distributed: bool = False,
         group: ProcessGroup | None = None,
@@ -540,8 +569,8 @@ class FNACLoss(_Loss):
         """Return the loss of a batch.
 
         Args:
-            visual: visual feature maps, (b, d, h, w).
-            audio: audio features, (b, d).
+            visual: visual features with any number of positions, such as (b, d, h, w).
+            audio: audio features, (b, d), or (b, d, t) for a sequence.
             regularization: strength of the adjacency terms, not negative; see
                 :func:`avcontrast.schedules.warmup`.
             ignore: known false negatives, (b, b) bool, see :meth:`InfoNCE.forward`. They are left
@@ -574,8 +603,8 @@ class FNACLoss(_Loss):
         """Return the same loss and its unweighted, differentiable terms, all of them computed.
 
         Args:
-            visual: visual feature maps, (b, d, h, w).
-            audio: audio features, (b, d).
+            visual: visual features with any number of positions, such as (b, d, h, w).
+            audio: audio features, (b, d), or (b, d, t) for a sequence.
             regularization: as in :meth:`forward`; it enters ``loss`` only.
             ignore: as in :meth:`forward`; it enters ``loss`` and ``info_nce`` only.
             labels: as in :meth:`forward`; likewise.

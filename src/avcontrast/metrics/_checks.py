@@ -103,7 +103,9 @@ def check_floating(name: str, value: object) -> None:
 def check_map_shape(name: str, maps: Tensor) -> None:
     """Raise unless ``maps`` is (n, height, width), with at least one pixel."""
     if maps.ndim != 3 or 0 in maps.shape[1:]:
-        raise ValueError(f"{name} must have shape (n, height, width), got {shape(maps)}")
+        hints = {2: "unflatten(1, (height, width))", 4: "flatten(0, 1)"}  # tokens, and videos
+        hint = f"; {name}.{hints[maps.ndim]} makes it so" if maps.ndim in hints else ""
+        raise ValueError(f"{name} must have shape (n, height, width), got {shape(maps)}{hint}")
 
 
 def check_maps(name: str, maps: Tensor) -> None:

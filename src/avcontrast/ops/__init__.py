@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from avcontrast import _checks
 from avcontrast._checks import check_choice
 from avcontrast.distributed import ALONE, Peers
-from avcontrast.ops import blockwise, dense
+from avcontrast.ops import blockwise, dense, sequences
 from avcontrast.ops._autograd import transformed
 from avcontrast.ops._ignored import keeps_positives
 from avcontrast.ops._settings import Settings, compute_dtype, named
@@ -64,8 +64,8 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
 
     Args:
         backend: one of ``BACKENDS``.
-        visual: visual features, (b, d, h, w) or (b, d).
-        audio: audio features, (b, d).
+        visual: visual features, (b, d) or (b, d, *positions); channels-last ones as a view.
+        audio: audio features, (b, d) or (b, d, t).
 
     Raises:
         ValueError: if there is no backend of that name.
@@ -88,6 +88,9 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
         positions = visual.shape[2:].numel()
         if positions > MOST_POSITIONS:
             reasons.append(f"the maps have {positions} positions, it takes up to {MOST_POSITIONS}")
+        frames = audio.shape[2:].numel()
+        if frames > 1:
+            reasons.append(f"audio has {frames} frames, there is no kernel for sequences")
     if backend != "dense" and forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on, it has reverse mode only")
     elif backend != "dense" and transformed():
@@ -135,8 +138,8 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
             faster one, and otherwise the first of ``BACKENDS`` that can run; the kernels only on
             cards of a kind that they have passed their tests on, and ``triton`` only if what it
             keeps for every pair takes no more than half of the device's memory.
-        visual: visual features, (n, d, h, w) or (n, d).
-        audio: audio features, (m, d).
+        visual: visual features, (n, d) or (n, d, *positions); channels-last ones as a view.
+        audio: audio features, (m, d) or (m, d, t).
         processes: how many processes share the batch, each with as many samples.
 
     Raises:
@@ -155,7 +158,8 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
     if backend == "auto":
         if _exports_any_batch(visual):
             return "dense"
-        pairs = visual.shape[0] * audio.shape[0] * processes
+        # Of a sequence each frame is contrasted like a vector.
+        pairs = visual.shape[0] * audio.shape[0] * audio.shape[2:].numel() * processes
         if visual.ndim == 2:
             bytes_ = pairs * compute_dtype(visual, audio).itemsize
             if bytes_ <= SMALL_PAIR_BYTES:
@@ -185,10 +189,25 @@ def _exports_any_batch(visual: Tensor) -> bool:
     return exporting and not isinstance(visual.numel(), int)
 
 
-def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool, backend: str) -> Tensor:
-    """Return the highest similarity over the positions for every pair.  [n, m]."""
+def max_similarity(
+    visual: Tensor,
+    audio: Tensor,
+    *,
+    normalize: bool,
+    backend: str,
+    audio_pooling: str = "mean",
+) -> Tensor:
+    """Return the highest similarity over the positions, pooled over time, of all pairs.  [n, m]."""
     chosen = select_backend(backend, visual, audio)
-    visual = _as_map(visual)
+    visual, audio = _as_map(visual), _as_vectors(audio)
+    if audio.ndim == 3:
+        return sequences.max_similarity(
+            visual,
+            audio,
+            normalize=normalize,
+            audio_pooling=audio_pooling,
+            streamed=chosen != "dense",
+        )
     best: Tensor = _module(chosen).max_similarity(visual, audio, normalize=normalize)
     return best
 
@@ -202,6 +221,7 @@ def contrast(
     backend: str,
     peers: Peers = ALONE,
     ignore: Tensor | None = None,
+    audio_pooling: str = "mean",
 ) -> dict[str, Tensor]:
     """Return the terms that ``settings`` names, one value a sample of this process.  [b].
 
@@ -209,7 +229,7 @@ def contrast(
     terms are sums over a row.
     """
     chosen = select_backend(backend, visual, audio, peers.size)
-    visual = _as_map(visual)
+    visual, audio = _as_map(visual), _as_vectors(audio)
     if visual.shape[2:].numel() == 1:
         settings = Settings(**{**named(settings), "pooling": "mean"})
     if not isinstance(temperature, Tensor):
@@ -228,7 +248,11 @@ def contrast(
         first = peers.own(ignore.shape[0]).start
         temperature = temperature + keeps_positives(ignore.diagonal(first))
         options["ignore"] = ignore
-    terms = _module(chosen).contrast(visual, audio, temperature, settings, peers, **options)
+    contrasting = _module(chosen).contrast
+    if audio.ndim == 3:
+        contrasting = sequences.contrast
+        options |= {"audio_pooling": audio_pooling, "streamed": chosen != "dense"}
+    terms = contrasting(visual, audio, temperature, settings, peers, **options)
     return dict(zip(settings.terms, terms, strict=True))
 
 
@@ -242,4 +266,12 @@ def _module(backend: str) -> ModuleType:
 
 
 def _as_map(visual: Tensor) -> Tensor:
-    return visual if visual.ndim == 4 else visual[:, :, None, None]
+    """Return a view with two axes of positions, of which the second has those that lie together."""
+    if visual.ndim == 2:
+        return visual[:, :, None, None]
+    return visual[:, :, None] if visual.ndim == 3 else visual.flatten(3)
+
+
+def _as_vectors(audio: Tensor) -> Tensor:
+    """Return a sequence of one frame as the vector that it is."""
+    return audio[:, :, 0] if audio.shape[2:].numel() == 1 and audio.ndim == 3 else audio

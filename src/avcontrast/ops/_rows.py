@@ -97,8 +97,8 @@ def keeps_rows(visual: Tensor, dtype: torch.dtype) -> bool:
 
 
 def empty_maps(visual: Tensor) -> Tensor:
-    """Return room for the gradient of ``visual``, channels-last if that is its layout."""
-    last = visual.is_contiguous(memory_format=torch.channels_last) and not visual.is_contiguous()
+    """Return room for the gradient of ``visual``, channels-last if its channels adjoin."""
+    last = visual.stride(1) == 1 and not visual.is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty_like(visual, memory_format=layout)
 

@@ -47,13 +47,41 @@ def contrast(
     with without_autocast(visual.device):
         visual, audio = _prepare(visual, audio, settings.normalize)
         tau = temperature.to(visual.dtype)
+        all_audio = gather(audio, peers)
+        logits = visual.new_empty(0)
+        if settings.needs_logits:
+            logits = _logits(visual, all_audio, tau, settings.pooling)
+        return terms_of(logits, visual, audio, all_audio, tau, settings, peers, ignore)
+
+
+def terms_of(
+    logits: Tensor,
+    visual: Tensor,
+    audio: Tensor,
+    all_audio: Tensor,
+    tau: Tensor,
+    settings: Settings,
+    peers: Peers,
+    ignore: Tensor | None,
+) -> list[Tensor]:
+    """Return the terms that ``settings`` names, from what :func:`contrast` has prepared.
+
+    Args:
+        logits: of the own images with the audios of all, empty if no term needs them.  [n, b].
+        visual: own maps, of unit features if that is asked for, and needed.  [n, d, p].
+        audio: own vectors, likewise.  [n, d].
+        all_audio: the vectors of all processes.  [b, d].
+        tau: the temperature.
+        settings: which terms, and how.
+        peers: the processes that share the batch.
+        ignore: pairs that the cross entropies leave out.  [n, b].
+    """
+    with without_autocast(audio.device):
         terms, detach = settings.terms, settings.detach_adjacency
         own = peers.own(audio.shape[0]).start
-        all_audio = gather(audio, peers)
         values = {}
 
         if settings.needs_logits:
-            logits = _logits(visual, all_audio, tau, settings.pooling)
             contrasted = logits if ignore is None else logits.masked_fill(ignore, -torch.inf)
             if settings.eliminates:
                 likely = above_limits(logits.detach(), settings, peers)
@@ -97,14 +125,19 @@ def _logits(visual: Tensor, audio: Tensor, tau: Tensor, pooling: str) -> Tensor:
 
 
 def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
-    visual = rearrange(visual, "b d h w -> b d (h w)")
     dtype = compute_dtype(visual, audio)
-    visual, audio = visual.to(dtype), audio.to(dtype)
+    audio = audio.to(dtype)
+    return prepared_maps(visual, dtype, normalize), unit(audio, 1) if normalize else audio
+
+
+def prepared_maps(visual: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
+    """Return maps with a single axis of positions, of unit features if asked for.  [n, d, p]."""
+    visual = rearrange(visual, "b d h w -> b d (h w)").to(dtype)
     if not normalize:
-        return visual, audio
+        return visual
     if visual.shape[2] == 1:  # a sum over the last dimension is the faster one
-        return unit(visual.flatten(1), 1)[:, :, None], unit(audio, 1)
-    return unit(visual, 1), unit(audio, 1)
+        return unit(visual.flatten(1), 1)[:, :, None]
+    return unit(visual, 1)
 
 
 def _adjacency(
