@@ -264,10 +264,10 @@ def features(
     size: Size, dtype: torch.dtype, device: str, *, vectors: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return seeded random features that require a gradient."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)  # a CPU takes minutes for large batches
     shapes = (tuple(size[:2]) if vectors else tuple(size), tuple(size[:2]))
     visual, audio = (
-        torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
+        torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_()
         for shape in shapes
     )
     return visual, audio
