@@ -295,9 +295,9 @@ def _relative_distance(mine: Tensor, exact: Tensor, left_out: int) -> float:
     # In parts: a copy of large features in float64 would take twice their memory.
     some = max(1, 2**26 // exact[0].numel())
     for left, right in zip(mine.split(some), exact.split(some), strict=True):
-        difference = left.double().sub_(right).square_()
-        apart.append(difference.reshape(len(left), -1).sum(1))
-        size += right.double().square_().sum()
+        squares = (left.double() - right).square()
+        apart.append(squares.reshape(len(left), -1).sum(1))
+        size += right.double().square().sum()
     samples = torch.cat(apart)
     if left_out and not samples.isnan().any():
         samples = samples.sort().values[:-left_out]
