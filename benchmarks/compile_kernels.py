@@ -3,15 +3,17 @@
     python benchmarks/compile_kernels.py --output benchmarks/results/kernels.csv
 
 For each kernel and each tile of its table: registers a thread, shared memory, spilled bytes, the
-matrix instructions in its PTX, and whether the assembler makes them wait for each other, which
-costs time. The exit status is 1 if anything spills, does not fit into an SM, or makes no use of the
-tensor cores where it should.
+matrix instructions in its PTX, how many of these and of the copies to shared memory a loop leaves
+under way, whether the assembler makes them wait for each other, which costs time, and the
+processor time of its compilation. The exit status is 1 if anything spills, does not fit into an SM,
+or makes no use of the tensor cores where it should.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -45,6 +47,10 @@ TENSOR_MEMORY = 512
 SERIALIZED = re.compile(r"C751[45]\b")
 """What the assembler calls matrix instructions that it makes wait for each other."""
 
+PRODUCTS_LEFT = r"wgmma\.wait_group\S*\s+(\d+)"
+COPIES_LEFT = r"cp\.async\.wait_group\s+(\d+)"
+"""Instructions that wait until no more than so many are under way."""
+
 COUNTS = ("images", "audios", "rows", "count", "tiles", "inner", "images_each")
 OFFSETS = ("first_positive", "first_row")
 
@@ -69,6 +75,9 @@ class Outcome(NamedTuple):
     matrix_instructions: int
     tensor_memory: int = 0
     serialized: bool = False
+    products_under_way: int = 0
+    copies_under_way: int = 0
+    compile_seconds: float = 0.0
 
 
 def map_constants(positions: int) -> dict[str, Any]:
@@ -253,6 +262,7 @@ def compile_case(case: Case, arch: int) -> Outcome:
     }
     source = ASTSource(case.kernel, signature, case.constants, multiples)
     options = {"num_warps": case.tile.warps, "num_stages": case.tile.stages}
+    before = os.times()
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     ptx = compiled.asm["ptx"]
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -273,7 +283,15 @@ def compile_case(case: Case, arch: int) -> Outcome:
         len(re.findall(matrix, ptx)),
         getattr(compiled.metadata, "tmem_size", 0) or 0,
         SERIALIZED.search(said) is not None,
+        most(PRODUCTS_LEFT, ptx),
+        most(COPIES_LEFT, ptx),
+        round(sum(os.times()[:4]) - sum(before[:4]), 2),
     )
+
+
+def most(pattern: str, ptx: str) -> int:
+    """Return the largest number that instructions wait down to, or 0 without them."""
+    return max(map(int, re.findall(pattern, ptx)), default=0)
 
 
 def assembler(arch: int) -> Path:
@@ -310,6 +328,9 @@ class Row:
     matrix_instructions: int
     tensor_memory: int
     serialized: bool
+    products_under_way: int
+    copies_under_way: int
+    compile_seconds: float
     faults: str
     triton: str
 

@@ -39,10 +39,10 @@ LABEL_GAP = 0.068
 """Least distance between two labels, as a share of the height of the axes."""
 
 
-def draw(results: Path, folder: Path) -> list[Path]:
+def draw(results: Path, folder: Path, warning: str = "") -> list[Path]:
     """Draw time and memory against the batch size and return the files.
 
-    ``auto`` has no line: at each size it is one of the others.
+    ``auto`` has no line: at each size it is one of the others. A ``warning`` is written across.
 
     Raises:
         ValueError: if the file holds no results.
@@ -57,6 +57,8 @@ def draw(results: Path, folder: Path) -> list[Path]:
     paths = []
     with matplotlib.rc_context({"svg.hashsalt": "avcontrast"}):  # equal results, equal files
         for name, figure in figures.items():
+            if warning:
+                figure.text(0.1, 0.45, warning, fontsize=15, color="#C00000", rotation=15)
             for suffix in PICTURES[name]:
                 path = folder / f"{name}{suffix}"
                 metadata = {"Date": None} if suffix == ".svg" else {}

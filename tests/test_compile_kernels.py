@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -86,6 +87,30 @@ def test_tiles_of_other_cards_and_sizes(arch, kernel, positions, tmp_path):
     options = ("--arch", arch, "--positions", positions, "--only", kernel)
     done = run(*options, TRITON_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["raw", "single"])
+def test_products_of_the_forward_kernel_overlap(precision, tmp_path):
+    """That the sums are set to zero within the loop makes nothing wait; the largest tile counts."""
+    table = tmp_path / "kernels.csv"
+    options = ("--arch", "90", "--positions", "49", "--only", f"maximum {precision}")
+    done = run(*options, "--output", str(table), TRITON_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with table.open(newline="") as file:
+        largest = next(csv.DictReader(file))
+    assert largest["serialized"] == "False"
+    assert int(largest["products_under_way"]) >= 1
+    assert int(largest["copies_under_way"]) >= 2
+    assert float(largest["compile_seconds"]) > 0
+
+
+def test_what_is_under_way_is_read():
+    ptx = "wgmma.wait_group.sync.aligned 1;\nwgmma.wait_group.sync.aligned 0;\n"
+    ptx += "cp.async.wait_group \t2;\ncp.async.wait_group \t4;"
+    assert compile_kernels.most(compile_kernels.PRODUCTS_LEFT, ptx) == 1
+    assert compile_kernels.most(compile_kernels.COPIES_LEFT, ptx) == 4
+    assert compile_kernels.most(compile_kernels.COPIES_LEFT, "mma.sync;") == 0
 
 
 def test_the_interpreter_cannot_compile():

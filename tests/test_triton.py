@@ -157,6 +157,17 @@ def test_logits(dtype, precision, limit):
     assert ((found - wanted) / 0.03).abs().max() <= limit
 
 
+def test_what_fp16_cuts_off_may_be_denormal():
+    """Times 256 these entries are 0.25 and a denormal; without it the logits were off by 1e-4."""
+    entry = (0.25 + 5.4e-5) / 256
+    visual = torch.full((17, 256, 1, 2), entry / (1 - 255 * entry**2) ** 0.5)
+    visual[:, 0] = 1
+    visual, audio = visual.to(DEVICE), torch.ones(17, 256, device=DEVICE)
+    wanted = dense.max_similarity(visual.double(), audio.double(), normalize=True)
+    found = kernels.max_similarity(visual, audio, normalize=True)
+    assert ((found - wanted) / 0.03).abs().max() <= 1e-5
+
+
 def test_precision_follows_dtypes_autocast_and_the_global_setting():
     fp32, fp16, bf16 = (
         torch.zeros(1, dtype=d) for d in (torch.float32, torch.half, torch.bfloat16)
@@ -224,7 +235,9 @@ def test_what_is_not_finite_is_not_lost(value, place, b, normalize):
             assert torch.equal(found.isnan(), wanted.isnan())
 
 
-@pytest.mark.parametrize("layout", ["channels last", "sliced", "transposed", "positions apart"])
+@pytest.mark.parametrize(
+    "layout", ["channels last", "sliced", "transposed", "positions apart", "shifted"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_layouts(layout, dtype):
     visual, audio = features(4, 32, (4, 4), dtype=dtype)
@@ -235,8 +248,10 @@ def test_layouts(layout, dtype):
     elif layout == "transposed":
         visual = visual.transpose(2, 3).contiguous().transpose(2, 3)
         audio = audio.T.contiguous().T
-    else:
+    elif layout == "positions apart":
         visual = torch.stack([visual, visual], -1)[..., 0]
+    else:
+        visual = visual.new_empty(visual.numel() + 1)[1:].view_as(visual).copy_(visual)
     found = results(kernels, visual, audio, CASES["all terms"])
     assert found[1].is_contiguous(memory_format=torch.channels_last) == (layout == "channels last")
     for left, right in zip(found, results_of_contiguous(dtype)):

@@ -132,6 +132,18 @@ def test_reasons():
         assert ops._lacking(card) == ["visual is on an AMD GPU, it needs a CUDA device"]
 
 
+def test_audio_features_whose_offsets_leave_32_bits_are_refused(monkeypatch):
+    monkeypatch.setattr(ops, "_lacking", lambda device: [])
+    visual = torch.empty(2**15, 2, 2, 2, device="meta")
+    audio = torch.empty(2**15, 1000, device="meta")  # padded to 1024
+    assert ops.unsupported_reasons("triton", visual, audio, 63) == []
+    reason = "2097152 audio features have 2147483648 numbers, it takes 2147483647"
+    assert ops.unsupported_reasons("triton-stream", visual, audio, 64) == [reason]
+    assert ops.unsupported_reasons("blockwise", visual, audio, 64) == []
+    with pytest.raises(ValueError, match=reason):
+        ops.select_backend("triton", visual, audio, 64)
+
+
 def test_auto_streams_when_the_logits_would_take_half_of_the_memory(monkeypatch):
     monkeypatch.setattr(ops, "_lacking", lambda device: [])
     monkeypatch.setattr(ops, "_tested", lambda device: True)

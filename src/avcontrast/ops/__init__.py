@@ -46,6 +46,12 @@ OLDEST_CAPABILITY = (8, 0)
 MOST_POSITIONS = 1024
 """Of a feature map, for the kernels; one program reads all positions of an image."""
 
+MOST_NUMBERS = 2**31 - 1
+"""Of the audio features of all processes, for the kernels; offsets among these have 32 bits."""
+
+CHANNEL_STEP = 64
+"""The kernels pad channels to a multiple of it."""
+
 BYTES_A_PAIR = 7
 """What ``triton`` takes for every pair: a logit, a position, and two bytes on the way back."""
 
@@ -59,13 +65,16 @@ SMALL_SIMILARITY_ELEMENTS = 2**18
 """... unless the similarity of all pairs at all positions had more elements than this."""
 
 
-def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str]:
+def unsupported_reasons(
+    backend: str, visual: Tensor, audio: Tensor, processes: int = 1
+) -> list[str]:
     """Return why ``backend`` cannot run these inputs; an empty list means that it can.
 
     Args:
         backend: one of ``BACKENDS``.
         visual: visual features, (b, d) or (b, d, *positions); channels-last ones as a view.
         audio: audio features, (b, d) or (b, d, t).
+        processes: how many processes share the batch, each with as many samples.
 
     Raises:
         ValueError: if there is no backend of that name.
@@ -91,6 +100,10 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
         frames = audio.shape[2:].numel()
         if frames > 1:
             reasons.append(f"audio has {frames} frames, there is no kernel for sequences")
+        rows, channels = audio.shape[0] * processes, audio.shape[1]
+        numbers = rows * -(-channels // CHANNEL_STEP) * CHANNEL_STEP
+        if numbers > MOST_NUMBERS:
+            reasons.append(f"{rows} audio features have {numbers} numbers, it takes {MOST_NUMBERS}")
     if backend != "dense" and forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on, it has reverse mode only")
     elif backend != "dense" and transformed():
@@ -170,11 +183,11 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
         return next(
             name
             for name in BACKENDS
-            if not unsupported_reasons(name, visual, audio)
+            if not unsupported_reasons(name, visual, audio, processes)
             and (not name.startswith("triton") or _tested(visual.device))
             and (name != "triton" or 2 * BYTES_A_PAIR * pairs <= _memory(visual.device))
         )
-    reasons = unsupported_reasons(backend, visual, audio)
+    reasons = unsupported_reasons(backend, visual, audio, processes)
     if reasons:
         raise ValueError(
             f"backend={backend!r} cannot run visual {tuple(visual.shape)} and audio "

@@ -123,7 +123,8 @@ def statistics_kernel(
     )
     score = tl.where(column_inside[None, :], score, float("-inf"))
     positive = row[:, None] == column[None, :]
-    store_statistics(score, positive, 1, parts + column_tile * 2 * rows + own, rows, row_inside)
+    at = column_tile.to(tl.int64) * 2 * rows + own
+    store_statistics(score, positive, 1, parts + at, rows, row_inside)
     tl.store(
         positives + own,
         tl.sum(tl.where(positive, score, 0.0), 1),
@@ -138,13 +139,13 @@ def combine_kernel(parts, positives, highest, total, others, tiles, count, BLOCK
     inside = sample < count
     best = tl.full([BLOCK], float("-inf"), tl.float32)
     for tile in range(tiles):
-        part = tl.load(parts + tile * 2 * count + sample, mask=inside, other=float("-inf"))
-        best = tl.maximum(best, part)
+        part = parts + tl.cast(tile, tl.int64) * 2 * count + sample
+        best = tl.maximum(best, tl.load(part, mask=inside, other=float("-inf")))
     # A column of which this process leaves out all pairs has a maximum in another one.
     base = tl.where(best > float("-inf"), best, 0.0)
     sum = tl.zeros([BLOCK], tl.float32)
     for tile in range(tiles):
-        part = parts + tile * 2 * count + sample
+        part = parts + tl.cast(tile, tl.int64) * 2 * count + sample
         shift = tl.load(part, mask=inside, other=0.0) - base
         sum += tl.load(part + count, mask=inside, other=0.0) * tl.exp(shift)
     positive = tl.load(positives + sample, mask=inside, other=0.0)
@@ -219,11 +220,11 @@ def terms_kernel(
     diagonal = (row[:, None] == column[None, :]) & inside
     unscale_map = unscale_of(largest_map, tau)
     unscale_audio = unscale_of(largest_audio, tau)
-    row_out = row_parts + column_tile * 15 * rows + own
+    row_out = row_parts + column_tile.to(tl.int64) * 15 * rows + own
     MATCH: tl.constexpr = ALL if LEAVES_OUT else (TO_VISUAL if BY_COLUMN else TO_AUDIO)
     AXIS: tl.constexpr = 0 if BY_COLUMN else 1
     if BY_COLUMN:
-        out = column_parts + row_tile * 15 * count + column
+        out = column_parts + row_tile.to(tl.int64) * 15 * count + column
         mask = column_inside
         stride = count
     else:

@@ -108,8 +108,8 @@ def maximum_kernel(
     if SOFTMAX:
         score = tl.where(inside, score, float("-inf"))
         positive = (first_positive + row)[:, None] == column[None, :]
-        at_rows = column_tile * 2 * images + row
-        at_columns = row_tile * 2 * audios + column
+        at_rows = column_tile.to(tl.int64) * 2 * images + row
+        at_columns = row_tile.to(tl.int64) * 2 * audios + column
         if MATCH == "rows":
             store_statistics(score, positive, 1, match_parts + at_rows, images, row_inside)
         if MATCH == "columns":

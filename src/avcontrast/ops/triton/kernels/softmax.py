@@ -38,8 +38,8 @@ def softmax_kernel(
     positive = row[:, None] == column[None, :]
     pair = own[:, None].to(tl.int64) * count + column[None, :]
     score = tl.load(logits + pair, mask=inside, other=float("-inf"))
-    at_rows = column_tile * 2 * rows + own
-    at_columns = row_tile * 2 * count + column
+    at_rows = column_tile.to(tl.int64) * 2 * rows + own
+    at_columns = row_tile.to(tl.int64) * 2 * count + column
     if MATCH == "rows":
         store_statistics(score, positive, 1, match_parts + at_rows, rows, row_inside)
     if MATCH == "columns":
