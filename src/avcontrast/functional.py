@@ -14,17 +14,11 @@ from torch import Tensor
 
 from avcontrast import _checks as checks
 from avcontrast import ops
-from avcontrast.distributed import (
-    ALONE,
-    Peers,
-    check_agreement,
-    find_peers,
-    replicated,
-    shared_sum,
-)
+from avcontrast._reduction import reduced
+from avcontrast.distributed import ALONE, Peers, check_agreement, find_peers, replicated
 from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import Settings, compute_dtype, named, without_autocast
-from avcontrast.ops.dense import unit, zero_of
+from avcontrast.ops.dense import mean_vectors, unit, vectors, zero_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -38,6 +32,7 @@ __all__ = [
     "likely_false_negatives",
     "localization_map",
     "max_similarity",
+    "pooled_similarity",
     "true_negative_enhancement",
 ]
 
@@ -95,6 +90,77 @@ def max_similarity(
     """
     checks.check_features(visual, audio, paired=False)
     checks.check_flag("normalize", normalize)
+    return ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
+
+
+def pooled_similarity(
+    visual: Tensor,
+    audio: Tensor,
+    *,
+    pooling: str = "max",
+    mask_threshold: float = 0.65,
+    mask_temperature: float = 0.03,
+    normalize: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Similarity of every image with every audio, pooled over the positions of the image.
+
+    It is what the losses divide by the temperature. ``"max"`` is :func:`max_similarity`, ``"mean"``
+    the mean over positions, ``"soft-mask"`` the response of LVS, a mean that weighs each similarity
+    :math:`s_p` by how clearly it matches, with the gradient of the weights too:
+
+    .. math::
+        \frac{\sum_p m_p s_p}{\sum_p m_p}, \quad
+        m_p = \mathrm{sigmoid} \big( (s_p - \varepsilon) / \tau_m \big)
+
+    In plain PyTorch, for the similarity (n, m, p) of normalised features::
+
+        mask = ((similarity - mask_threshold) / mask_temperature).sigmoid()
+        response = (mask * similarity).sum(-1) / mask.sum(-1)
+
+    The sums cannot vanish here, whatever the threshold and the precision.
+
+    Args:
+        visual: visual features.
+        audio: audio features.
+        pooling: ``"max"``, ``"mean"`` or ``"soft-mask"``.
+        mask_threshold: :math:`\varepsilon`, for ``"soft-mask"``.
+        mask_temperature: :math:`\tau_m`, for ``"soft-mask"``.
+        normalize: scale features to unit length first, which makes the similarities cosines.
+        backend: see :func:`avcontrast.ops.select_backend`. There are no kernels for
+            ``"soft-mask"``, and the mean is a product of vectors on every one.
+
+    Shape:
+        - visual: (n, d, h, w) or (n, d)
+        - audio: (m, d); m may differ from n
+        - output: (n, m), in fp32 or wider
+
+    Raises:
+        ValueError: if a setting or a shape is not one of these, or the backend cannot run them.
+        TypeError: if a setting is of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.functional import pooled_similarity
+        >>> visual = torch.eye(2).reshape(1, 2, 1, 2)  # one image, two positions
+        >>> audio = torch.tensor([[3.0, 4.0]])  # similarities of 0.6 and 0.8
+        >>> for pooling in ("max", "mean", "soft-mask"):
+        ...     print(f"{pooled_similarity(visual, audio, pooling=pooling).item():.4f}")
+        0.8000
+        0.7000
+        0.7724
+    """
+    checks.check_features(visual, audio, paired=False)
+    mask = {"mask_threshold": mask_threshold, "mask_temperature": mask_temperature}
+    checks.check_settings({"pooling": pooling, "normalize": normalize, "backend": backend, **mask})
+    if pooling == "soft-mask":
+        return ops.soft_similarity(
+            visual, audio, (mask_threshold, mask_temperature), normalize=normalize, backend=backend
+        )
+    if pooling == "mean":
+        ops.select_backend(backend, visual, audio)
+        with without_autocast(visual.device):
+            return mean_vectors(visual, normalize) @ vectors(audio, normalize).T
     return ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
 
 
@@ -236,8 +302,12 @@ def info_nce(
     temperature: float | Tensor = 0.03,
     *,
     ignore: Tensor | None = None,
+    positives: Tensor | None = None,
     symmetric: bool = True,
     pooling: str = "max",
+    mask_threshold: float = 0.65,
+    mask_temperature: float = 0.03,
+    positive_form: str = "outside",
     elimination: str = "none",
     elimination_level: float = 0.65,
     normalize: bool = True,
@@ -249,7 +319,8 @@ def info_nce(
 ) -> Tensor:
     """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`.
 
-    ``ignore`` names pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
+    ``ignore`` names pairs to leave out, and ``positives`` pairs that match beside the own ones, see
+    :meth:`avcontrast.InfoNCE.forward`.
     """
     checks.check_features(visual, audio)
     own = {"symmetric": symmetric}
@@ -259,11 +330,16 @@ def info_nce(
         terms,
         normalize=normalize,
         pooling=pooling,
+        mask_threshold=mask_threshold,
+        mask_temperature=mask_temperature,
+        positive_form=positive_form,
+        has_positives=positives is not None,
         elimination=elimination,
         elimination_level=elimination_level,
     )
     common = Common(reduction, gather_distributed, group, gradient_reduction, backend)
-    return _parts(visual, audio, temperature, settings, common, own, ignore)["info_nce"]
+    parts = _parts(visual, audio, temperature, settings, common, own, ignore, positives)
+    return parts["info_nce"]
 
 
 def false_negative_suppression(
@@ -430,6 +506,7 @@ def _parts(
     common: Common,
     own: dict[str, Any] | None = None,
     ignore: Tensor | None = None,
+    positives: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the parts of a loss, reduced over the samples.
 
@@ -440,9 +517,11 @@ def _parts(
     checks.check_temperature(temperature)
     checks.check_settings({**named(settings), **named(common)})
     peers = find_peers(gather_distributed, group)
-    checks.check_ignore(ignore, visual, peers.size)
+    checks.check_pairs("ignore", ignore, visual, peers.size)
+    checks.check_pairs("positives", positives, visual, peers.size)
     if peers.size > 1:
-        backend = ops.select_backend(backend, visual, audio, peers.size)
+        beyond = settings.beyond_kernels
+        backend = ops.select_backend(backend, visual, audio, peers.size, beyond_kernels=beyond)
         told = {
             "backend": backend,
             "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
@@ -452,18 +531,26 @@ def _parts(
             **(own or {}),
             "adjacency_reduction": adjacency_reduction,
             "ignore": None if ignore is None else "a tensor",
+            "positives": None if positives is None else "a tensor",
         }
         learnable = temperature if isinstance(temperature, Tensor) else None
         audio = check_agreement(visual, audio, peers, told, learnable)
         if learnable is not None:
             temperature = replicated(learnable, peers)
     values = ops.contrast(
-        visual, audio, temperature, settings, backend=backend, peers=peers, ignore=ignore
+        visual,
+        audio,
+        temperature,
+        settings,
+        backend=backend,
+        peers=peers,
+        ignore=ignore,
+        positives=positives,
     )
     rows = _adjacency_rows(values, adjacency_reduction, peers)
     if settings.terms[0] in BOTH_DIRECTIONS:
         rows["info_nce"] = _contrastive(values)
-    return _reduce(rows, peers, reduction, gradient_reduction)
+    return reduced(rows, peers, reduction, gradient_reduction)
 
 
 def _contrastive(values: dict[str, Tensor]) -> Tensor:
@@ -488,21 +575,3 @@ def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor
     for part in rest:
         first = first + part
     return first
-
-
-def _reduce(
-    values: dict[str, Tensor], peers: Peers, reduction: str, gradient_reduction: str
-) -> dict[str, Tensor]:
-    """Reduce each term over the samples, of all processes in one exchange."""
-    if reduction == "none":
-        return values
-    if peers.size == 1:
-        return {
-            term: value.mean() if reduction == "mean" else value.sum()
-            for term, value in values.items()
-        }
-    sums = torch.stack([value.sum() for value in values.values()])
-    sums = shared_sum(sums, peers, gradient_reduction)
-    if reduction == "mean":
-        sums = sums / (peers.size * next(iter(values.values())).shape[0])
-    return dict(zip(values, sums.unbind(), strict=True))

@@ -83,7 +83,16 @@ class InfoNCE(_Loss):
             instead, pass ``log_temperature.exp()`` to :func:`avcontrast.functional.info_nce` or the
             like.
         symmetric: contrast in both directions; otherwise each image among the audios only.
-        pooling: ``"max"`` or ``"mean"`` over the positions of a map.
+        pooling: ``"max"`` or ``"mean"`` over the positions of a map, or ``"soft-mask"``, the mean
+            of those that match clearly; see :func:`avcontrast.functional.pooled_similarity`.
+        mask_threshold: from which similarity on a position counts, for ``pooling="soft-mask"``.
+        mask_temperature: how soft that mask is.
+        positive_form: how a sample counts that has several positives, see :meth:`forward`:
+            ``"outside"``, the mean of minus the log-probabilities of its positives (SupCon);
+            ``"inside"``, minus the logarithm of their summed probability (MIL-NCE, positives
+            counted once); ``"sum"`` and ``"mean"``, :math:`\log(1 + e^{N - P})` with the sum
+            :math:`N` of the logits of its negatives and the sum or mean :math:`P` of those of its
+            positives (HardPos).
         elimination: leave likely false negatives out of the denominators: pairs that match nearly
             as well as the own pair of their image, ``"visual"``, of their audio, ``"audio"``, or
             of ``"both"``; ``"none"`` leaves nothing out. See
@@ -128,6 +137,9 @@ class InfoNCE(_Loss):
 
     symmetric: bool
     pooling: str
+    mask_threshold: float
+    mask_temperature: float
+    positive_form: str
     elimination: str
     elimination_level: float
 
@@ -137,6 +149,9 @@ class InfoNCE(_Loss):
         *,
         symmetric: bool = True,
         pooling: str = "max",
+        mask_threshold: float = 0.65,
+        mask_temperature: float = 0.03,
+        positive_form: str = "outside",
         elimination: str = "none",
         elimination_level: float = 0.65,
         normalize: bool = True,
@@ -154,6 +169,7 @@ class InfoNCE(_Loss):
         audio: Tensor,
         *,
         ignore: Tensor | None = None,
+        positives: Tensor | None = None,
         eliminate: bool = True,
     ) -> Tensor:
         """Return the loss of a batch.
@@ -172,6 +188,10 @@ class InfoNCE(_Loss):
 
                 See :ref:`known false negatives <known-false-negatives>`, also for labels of which
                 some are unknown.
+            positives: pairs that match beside the own ones, of the same shape as ``ignore``, in
+                both directions; how they count says ``positive_form``. The diagonal always counts.
+                A pair that is marked in ``ignore`` too is an error, as its diagonal is, and none
+                of them is left out by ``elimination``. No backend of kernels has them.
             eliminate: False leaves no likely false negative out, whatever ``elimination`` says:
                 for the first part of a training, whose matches mean nothing yet.
 
@@ -188,7 +208,12 @@ class InfoNCE(_Loss):
             tensor([0.3133, 0.6931, 0.5514])
         """
         return functional.info_nce(
-            visual, audio, self.temperature, ignore=ignore, **self._eliminating(eliminate)
+            visual,
+            audio,
+            self.temperature,
+            ignore=ignore,
+            positives=positives,
+            **self._eliminating(eliminate),
         )
 
 

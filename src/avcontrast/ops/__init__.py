@@ -22,10 +22,18 @@ from avcontrast._checks import check_choice
 from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense
 from avcontrast.ops._ignored import keeps_positives
-from avcontrast.ops._settings import Settings, compute_dtype, named
+from avcontrast.ops._positives import disjoint, kinds
+from avcontrast.ops._settings import SOFT_MASK, Settings, compute_dtype, named
 from avcontrast.ops._tested import PASSED_RUNS
 
-__all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
+__all__ = [
+    "BACKENDS",
+    "contrast",
+    "max_similarity",
+    "select_backend",
+    "soft_similarity",
+    "unsupported_reasons",
+]
 
 BACKENDS = _checks.BACKENDS
 """Every backend, in the order in which ``"auto"`` considers them for all but small inputs."""
@@ -57,13 +65,16 @@ SMALL_SIMILARITY_ELEMENTS = 2**18
 """... unless the similarity of all pairs at all positions had more elements than this."""
 
 
-def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str]:
+def unsupported_reasons(
+    backend: str, visual: Tensor, audio: Tensor, *, beyond_kernels: str = ""
+) -> list[str]:
     """Return why ``backend`` cannot run these inputs; an empty list means that it can.
 
     Args:
         backend: one of ``BACKENDS``.
         visual: visual features, (b, d, h, w) or (b, d).
         audio: audio features, (b, d).
+        beyond_kernels: what is asked for that the kernels do not have; empty if nothing.
 
     Raises:
         ValueError: if there is no backend of that name.
@@ -81,6 +92,8 @@ def unsupported_reasons(backend: str, visual: Tensor, audio: Tensor) -> list[str
     reasons = []
     if backend.startswith("triton"):
         reasons += _lacking(visual.device)
+        if beyond_kernels:
+            reasons.append(f"it has no kernel for {beyond_kernels}")
         if torch.float64 in (visual.dtype, audio.dtype):
             reasons.append("the features are torch.float64, it computes in fp32")
         positions = visual.shape[2:].numel()
@@ -132,7 +145,9 @@ def _memory(device: torch.device) -> int:
     return total
 
 
-def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int = 1) -> str:
+def select_backend(
+    backend: str, visual: Tensor, audio: Tensor, processes: int = 1, *, beyond_kernels: str = ""
+) -> str:
     """Return the name of the backend that will run.
 
     Args:
@@ -143,6 +158,7 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
         visual: visual features, (n, d, h, w) or (n, d).
         audio: audio features, (m, d).
         processes: how many processes share the batch, each with as many samples.
+        beyond_kernels: see :func:`unsupported_reasons`.
 
     Raises:
         ValueError: if there is no such backend, or it cannot run these inputs. The message holds
@@ -171,11 +187,11 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
         return next(
             name
             for name in BACKENDS
-            if not unsupported_reasons(name, visual, audio)
+            if not unsupported_reasons(name, visual, audio, beyond_kernels=beyond_kernels)
             and (not name.startswith("triton") or _tested(visual.device))
             and (name != "triton" or 2 * BYTES_A_PAIR * pairs <= _memory(visual.device))
         )
-    reasons = unsupported_reasons(backend, visual, audio)
+    reasons = unsupported_reasons(backend, visual, audio, beyond_kernels=beyond_kernels)
     if reasons:
         raise ValueError(
             f"backend={backend!r} cannot run visual {tuple(visual.shape)} and audio "
@@ -198,6 +214,24 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool, backend: s
     return best
 
 
+def soft_similarity(
+    visual: Tensor,
+    audio: Tensor,
+    soft_mask: tuple[float, float],
+    *,
+    normalize: bool,
+    backend: str,
+) -> Tensor:
+    """Return the mean similarity under a soft mask for every pair.  [n, m].
+
+    ``soft_mask`` is the threshold and the temperature of the mask.
+    """
+    chosen = select_backend(backend, visual, audio, beyond_kernels=SOFT_MASK)
+    visual = _as_map(visual)
+    pooled: Tensor = _module(chosen).soft_similarity(visual, audio, soft_mask, normalize=normalize)
+    return pooled
+
+
 def contrast(
     visual: Tensor,
     audio: Tensor,
@@ -207,16 +241,19 @@ def contrast(
     backend: str,
     peers: Peers = ALONE,
     ignore: Tensor | None = None,
+    positives: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms that ``settings`` names, one value a sample of this process.  [b].
 
-    The contrastive terms are cross entropies, without the pairs marked in ``ignore``; the adjacency
-    terms are sums over a row.
+    The contrastive terms are cross entropies, without the pairs marked in ``ignore``, and with
+    those in ``positives`` as positives beside the own pair; the adjacency terms are sums over a
+    row.
     """
-    chosen = select_backend(backend, visual, audio, peers.size)
-    visual = _as_map(visual)
     if visual.shape[2:].numel() == 1:
         settings = Settings(**{**named(settings), "pooling": "mean"})
+    beyond = settings.beyond_kernels
+    chosen = select_backend(backend, visual, audio, peers.size, beyond_kernels=beyond)
+    visual = _as_map(visual)
     if not isinstance(temperature, Tensor):
         dtype = compute_dtype(visual, audio)
         temperature = torch.full((), temperature, dtype=dtype, device=visual.device)
@@ -231,6 +268,11 @@ def contrast(
         first = peers.own(ignore.shape[0]).start
         temperature = temperature + keeps_positives(ignore.diagonal(first))
         options["ignore"] = ignore
+    if positives is not None:
+        if ignore is not None:
+            temperature = temperature + disjoint(positives, ignore)
+        first = peers.own(positives.shape[0]).start
+        options["ignore"] = kinds(positives, ignore, first)
     terms = _module(chosen).contrast(visual, audio, temperature, settings, peers, **options)
     return dict(zip(settings.terms, terms, strict=True))
 

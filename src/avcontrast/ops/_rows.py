@@ -128,6 +128,14 @@ def backward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterat
     return blocks(visual.shape[0], temporary * audio.element_size(), block_bytes(visual))
 
 
+def soft_blocks(visual: Tensor, audio: Tensor) -> Iterator[slice]:
+    """Cut the images into blocks for :mod:`._soft_mask`, which weighs every position of a pair."""
+    positions = visual.shape[2] * visual.shape[3]
+    m, d = audio.shape
+    temporary = positions * (6 * m + 2 * d)
+    return blocks(visual.shape[0], temporary * audio.element_size(), block_bytes(visual))
+
+
 def similarity(rows: Tensor, audio: Tensor) -> Tensor:
     """Return the similarity of every audio with a block of images at all positions.  [m, n, p]."""
     return (audio @ rows.flatten(0, 1).T).view(-1, *rows.shape[:2])
