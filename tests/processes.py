@@ -118,6 +118,9 @@ class Model(nn.Module):
         visual, audio = self.visual(images), self.audio(sounds)
         if reading == "forward":
             return self.loss(visual, audio, **call)
+        if reading == "views":
+            views = [visual, visual**3], [audio, audio.flip(1)]
+            return self.loss(*views, [view.mean((2, 3)) for view in views[0]], views[1])
         parts = self.loss.components(visual, audio, **call)
         return torch.stack(parts)
 
@@ -132,6 +135,12 @@ def ignored(pairs):
     """Return a mask of known false negatives in a global batch."""
     generator = torch.Generator().manual_seed(3)
     return (torch.rand(pairs, pairs, generator=generator) < 0.4).fill_diagonal_(False)
+
+
+def matching(pairs):
+    """Return a mask of further positives in a global batch, none of which is ignored."""
+    generator = torch.Generator().manual_seed(4)
+    return (torch.rand(pairs, pairs, generator=generator) < 0.4) & ~ignored(pairs)
 
 
 def sample_weights(pairs):
@@ -173,6 +182,14 @@ def shared_step_ignoring(loss, settings, pairs, **call):
     """Return the same where each process names the false negatives of its own images."""
     ignore = part([ignored(pairs)])[0]
     return shared_step(loss, settings, pairs, learn_temperature=True, ignore=ignore, **call)
+
+
+def shared_step_with_positives(loss, settings, pairs, *, ignoring):
+    """Return the same where each process names the further positives of its own images."""
+    call = {"positives": part([matching(pairs)])[0]}
+    if ignoring:
+        call["ignore"] = part([ignored(pairs)])[0]
+    return shared_step(loss, settings, pairs, learn_temperature=True, **call)
 
 
 def grads_of(model):

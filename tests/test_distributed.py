@@ -21,6 +21,7 @@ from processes import (
     grads_of,
     ignored,
     in_groups_of_two,
+    matching,
     operators_pass_opcheck,
     peak_of_a_step,
     sample_weights,
@@ -28,6 +29,7 @@ from processes import (
     shared_samples,
     shared_step,
     shared_step_ignoring,
+    shared_step_with_positives,
     step,
     summing_step,
     temperature_beside_the_wrapped_model,
@@ -56,6 +58,12 @@ CASES = {
     "FNAC, detached": ("FNACLoss", {"detach_adjacency": True, "anchor": "audio"}),
     "FNAC, sum": ("FNACLoss", {"reduction": "sum"}),
     "InfoNCE, elimination": ("InfoNCE", {"elimination": "both", "elimination_level": 0.3}),
+    "InfoNCE, soft mask": ("InfoNCE", {"pooling": "soft-mask", "mask_threshold": 0.3}),
+    "tri-map": ("TriMapLoss", {"mask_threshold": 0.3}),
+    "tri-map, paper": ("TriMapLoss", {"form": "paper"}),
+    "tri-map, paper, audio anchor": ("TriMapLoss", {"form": "paper", "anchor": "audio"}),
+    "hard positives": ("HardPositiveLoss", {}),
+    "hard positives, audio anchor": ("HardPositiveLoss", {"anchor": "audio"}),
     "FNAC, elimination": ("FNACLoss", {"elimination": "audio", "anchor": "audio"}),
 }
 
@@ -118,6 +126,33 @@ def test_known_false_negatives(cluster, case, backend):
     settings = {**settings, "backend": backend}
     expected = step(loss, settings, 12, learn_temperature=True, ignore=ignored(12))
     outcomes = cluster.run(shared_step_ignoring, loss, settings, 12)
+    assert_same_on_every_rank(outcomes, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["outside", "inside", "sum", "mean"])
+def test_several_positives(cluster, form, backend):
+    settings = {"positive_form": form, "backend": backend}
+    call = {"positives": matching(12), "ignore": ignored(12)}
+    expected = step("InfoNCE", settings, 12, learn_temperature=True, **call)
+    outcomes = cluster.run(shared_step_with_positives, "InfoNCE", settings, 12, ignoring=True)
+    assert_same_on_every_rank(outcomes, expected)
+    settings["anchor"] = "audio"
+    call = {"positives": matching(12)}
+    expected = step("HardPositiveLoss", settings, 12, learn_temperature=True, **call)
+    outcomes = cluster.run(
+        shared_step_with_positives, "HardPositiveLoss", settings, 12, ignoring=False
+    )
+    assert_same_on_every_rank(outcomes, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("pooling", ["mean", "soft-mask"])
+def test_views(cluster, pooling, backend):
+    settings = {"pooling": pooling, "backend": backend}
+    call = {"learn_temperature": True, "reading": "views"}
+    expected = step("AlignmentLoss", settings, 12, **call)
+    outcomes = cluster.run(shared_step, "AlignmentLoss", settings, 12, **call)
     assert_same_on_every_rank(outcomes, expected)
 
 

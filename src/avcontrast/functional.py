@@ -14,7 +14,10 @@ from torch import Tensor
 
 from avcontrast import _checks as checks
 from avcontrast import ops
+from avcontrast._alignment import AlignmentComponents, alignment
+from avcontrast._neighbours import neighbour_positives
 from avcontrast._reduction import reduced
+from avcontrast._tri_map import tri_map
 from avcontrast.distributed import ALONE, Peers, check_agreement, find_peers, replicated
 from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import Settings, compute_dtype, named, without_autocast
@@ -24,19 +27,27 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = [
+    "AlignmentComponents",
     "FNACComponents",
     "adjacency",
+    "alignment",
     "false_negative_suppression",
     "fnac",
+    "hard_positive",
     "info_nce",
     "likely_false_negatives",
     "localization_map",
     "max_similarity",
+    "neighbour_positives",
     "pooled_similarity",
+    "tri_map",
     "true_negative_enhancement",
 ]
 
 BOTH_DIRECTIONS = ("visual_to_audio", "audio_to_visual")
+POSITIVE_FORM_TEMPERATURES = {"outside": 0.07, "inside": 0.07, "sum": 1.0, "mean": 1.0}
+"""What each form of the loss of HardPos divides by, unless a temperature is given."""
+
 ADJACENCY_TERMS = ("fns_audio", "fns_visual", "tne")
 
 
@@ -485,6 +496,49 @@ def fnac(
         if term not in parts:
             parts[term] = torch.zeros_like(contrastive) + zero_of(contrastive)
     return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
+
+
+def hard_positive(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: float | Tensor | None = None,
+    *,
+    positives: Tensor | None = None,
+    positive_form: str = "sum",
+    anchor: str = "visual",
+    mask_threshold: float = 0.65,
+    mask_temperature: float = 0.03,
+    normalize: bool = True,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    group: ProcessGroup | None = None,
+    gradient_reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    """Contrast with the pairs of neighbours as positives. See :class:`avcontrast.HardPositiveLoss`.
+
+    ``positives`` names these pairs, see :meth:`avcontrast.HardPositiveLoss.forward`.
+    """
+    checks.check_features(visual, audio)
+    own = {"anchor": anchor, "positive_form": positive_form}
+    checks.check_settings({**own, "gather_distributed": gather_distributed, "group": group})
+    if temperature is None:
+        temperature = POSITIVE_FORM_TEMPERATURES[positive_form]
+    settings = Settings(
+        BOTH_DIRECTIONS[:1] if anchor == "visual" else BOTH_DIRECTIONS[1:],
+        normalize=normalize,
+        pooling="soft-mask",
+        mask_threshold=mask_threshold,
+        mask_temperature=mask_temperature,
+        positive_form=positive_form,
+        has_positives=True,
+    )
+    if positives is None:
+        pairs = visual.shape[0] * find_peers(gather_distributed, group).size
+        positives = visual.new_zeros(visual.shape[0], pairs, dtype=torch.bool)
+    common = Common(reduction, gather_distributed, group, gradient_reduction, backend)
+    parts = _parts(visual, audio, temperature, settings, common, positives=positives)
+    return parts["info_nce"]
 
 
 class Common(NamedTuple):
