@@ -138,7 +138,11 @@ SETTINGS = [
     (LOSSES, {"reduction": "avg"}, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
     (LOSSES, {"backend": "cuda"}, "backend must be one of 'auto', "),
     (LOSSES, {"group": object()}, "group has no effect without gather_distributed=True"),
-    (LOSSES[:1], {"pooling": "avg"}, "pooling must be one of 'max', 'mean', got 'avg'"),
+    (
+        LOSSES[:1],
+        {"pooling": "avg"},
+        "pooling must be one of 'max', 'mean', 'soft-mask', got 'avg'",
+    ),
     (LOSSES[1:], {"adjacency_reduction": "sum"}, "adjacency_reduction must be one of 'mean', "),
     (LOSSES[2:], {"threshold": 1.0}, "threshold must lie in [0, 1), got 1.0"),
     (LOSSES[2:], {"threshold": -0.1}, "threshold must lie in [0, 1), got -0.1"),

@@ -134,10 +134,10 @@ def _soft_similarity(
         dtype = compute_dtype(visual, audio)
         vectors, _ = _rows.unit_rows(audio, dtype, normalize)
         pooled = vectors.new_empty(visual.shape[0], audio.shape[0])
-        for block in _rows.soft_blocks(visual, vectors):
+        for block in _rows.forward_blocks(visual, vectors):
             rows, _ = _rows.map_rows(visual, block, dtype, normalize)
             similarity = _rows.similarity(rows, vectors)
-            pooled[block] = _soft_mask.pool(similarity, threshold, temperature).T
+            pooled[block] = _soft_mask.pool_pairs(similarity, (threshold, temperature))
         return pooled
 
 
@@ -163,12 +163,11 @@ def _soft_similarity_backward(
         vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
-        for block in _rows.soft_blocks(visual, vectors):
+        for block in _rows.backward_blocks(visual, vectors, again=True):
             rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
             similarity = _rows.similarity(rows, vectors)
-            grad_similarity = _soft_mask.backward(
-                grad[block].T, similarity, threshold, temperature
-            ).flatten(1)
+            mask = (threshold, temperature)
+            grad_similarity = _soft_mask.backward(grad[block], similarity, mask).flatten(1)
             if need_audio:
                 grad_vectors.addmm_(grad_similarity, rows.flatten(0, 1))
             if need_visual:
@@ -221,11 +220,7 @@ def _contrast(
             limits if settings.eliminates else None,
         )
         first = matrices.own.start
-        if settings.pools_softly:
-            all_blocks = _rows.soft_blocks(visual, vectors)
-        else:
-            all_blocks = _rows.forward_blocks(visual, vectors, len(kept) > 0)
-        for block in all_blocks:
+        for block in _rows.forward_blocks(visual, vectors, len(kept) > 0):
             own = slice(first + block.start, first + block.stop)
             if len(kept):
                 rows, lengths[block] = _rows.map_rows(visual, block, dtype, normalize, kept[block])
@@ -235,7 +230,7 @@ def _contrast(
                 pooled[own] = rows.mean(1)
             if settings.pools_softly:
                 similarity = _rows.similarity(rows, vectors)
-                logits[block] = _soft_mask.pool(similarity, *settings.soft_mask).T.div(tau)
+                logits[block] = _soft_mask.pool_pairs(similarity, settings.soft_mask).div_(tau)
             elif settings.needs_index:
                 similarity = _rows.similarity(rows, vectors)
                 best, where = _rows.best_positions(similarity, with_backward)
@@ -329,11 +324,8 @@ def _contrast_backward(
         grad_visual = _empty_maps_if(need_visual, visual)
         first = matrices.own.start
 
-        if settings.pools_softly:
-            all_blocks = _rows.soft_blocks(visual, vectors)
-        else:
-            all_blocks = _rows.backward_blocks(visual, vectors, len(kept) > 0)
-        for block in all_blocks:
+        again = settings.pools_softly
+        for block in _rows.backward_blocks(visual, vectors, len(kept) > 0, again):
             own = slice(first + block.start, first + block.stop)
             if len(kept):
                 rows, row_lengths = kept[block], lengths[block]
@@ -356,8 +348,9 @@ def _contrast_backward(
             if settings.needs_index and need_audio:
                 grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
             if settings.pools_softly:
+                similarity = _rows.similarity(rows, vectors)
                 grad_similarity = _soft_mask.backward(
-                    grad_logits.T, _rows.similarity(rows, vectors), *settings.soft_mask
+                    grad_logits, similarity, settings.soft_mask
                 ).flatten(1)
                 if need_visual:
                     grad_rows.flatten(0, 1).addmm_(grad_similarity.T, vectors)
