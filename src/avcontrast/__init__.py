@@ -1,7 +1,8 @@
 """Contrastive losses for audio-visual learning that know about false negatives."""
 
 from avcontrast import functional, metrics, ops, schedules
-from avcontrast.functional import AlignmentComponents, FNACComponents
+from avcontrast._alignment import AlignmentComponents
+from avcontrast.functional import FNACComponents
 from avcontrast.localization_losses import AlignmentLoss, HardPositiveLoss, TriMapLoss
 from avcontrast.losses import FalseNegativeSuppression, FNACLoss, InfoNCE, TrueNegativeEnhancement
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avcontrast import _checks as checks
 from avcontrast import ops
-from avcontrast._alignment import AlignmentComponents, alignment
+from avcontrast._alignment import alignment
 from avcontrast._neighbours import neighbour_positives
 from avcontrast._reduction import reduced
 from avcontrast._tri_map import tri_map
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = [
-    "AlignmentComponents",
     "FNACComponents",
     "adjacency",
     "alignment",

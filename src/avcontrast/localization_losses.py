@@ -9,8 +9,9 @@ from torch import Tensor
 
 from avcontrast import _checks as checks
 from avcontrast import functional
+from avcontrast._alignment import AlignmentComponents
 from avcontrast._tri_map import TEMPERATURES
-from avcontrast.functional import POSITIVE_FORM_TEMPERATURES, AlignmentComponents
+from avcontrast.functional import POSITIVE_FORM_TEMPERATURES
 from avcontrast.losses import _Loss, _write_out
 
 if TYPE_CHECKING:
