@@ -326,11 +326,28 @@ def unequal_on_a_device(unequal):
     return len(reads)
 
 
-def with_a_mask_of_the_own_pairs(backend):
+def with_a_mask_of_the_own_pairs(backend, name):
     """Call the loss with a mask that has no columns for the sounds of others."""
     images, sounds = batch(4)
     criterion = avcontrast.InfoNCE(gather_distributed=True, backend=backend)
-    criterion(images, sounds[:, :3], ignore=ignored(4))
+    criterion(images, sounds[:, :3], **{name: ignored(4)})
+
+
+def with_positives_on_the_first(backend):
+    """Call the loss with positives on one process alone."""
+    images, sounds = batch(4)
+    criterion = avcontrast.InfoNCE(gather_distributed=True, backend=backend)
+    call = {"positives": part([matching(8)])[0]} if dist.get_rank() == 0 else {}
+    criterion(images, sounds[:, :3], **call)
+
+
+def with_more_views_on_the_last(backend):
+    """Call the loss with one view of each image on the first process, and two on the second."""
+    images, sounds = batch(4)
+    criterion = avcontrast.AlignmentLoss(gather_distributed=True, backend=backend)
+    count = 1 + dist.get_rank()
+    vectors = [images.mean((2, 3))] * count
+    criterion([images] * count, [sounds[:, :3]], vectors, [sounds[:, :3]])
 
 
 def operators_pass_opcheck():

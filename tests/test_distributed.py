@@ -36,6 +36,8 @@ from processes import (
     under_autocast,
     unequal_on_a_device,
     with_a_mask_of_the_own_pairs,
+    with_more_views_on_the_last,
+    with_positives_on_the_first,
 )
 
 from avcontrast import InfoNCE
@@ -318,13 +320,24 @@ def test_temperatures_on_a_device_are_compared_there(two):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_mask_must_have_the_sounds_of_all(two, backend):
-    for outcome in two.attempt(with_a_mask_of_the_own_pairs, backend):
+@pytest.mark.parametrize("name", ["ignore", "positives"])
+def test_a_mask_must_have_the_sounds_of_all(two, name, backend):
+    for outcome in two.attempt(with_a_mask_of_the_own_pairs, backend, name):
         assert outcome.kind == "ValueError"
         assert outcome.message == (
-            "ignore must be (b_local, b_global), here (4, 8), with a row for each image of this "
+            f"{name} must be (b_local, b_global), here (4, 8), with a row for each image of this "
             "process and a column for each audio of the whole batch, got (4, 4)"
         )
+
+
+def test_positives_and_views_must_be_everywhere(two):
+    for call, message in (
+        (with_positives_on_the_first, "positives: a tensor on rank 0, None on rank 1"),
+        (with_more_views_on_the_last, "views: (1, 1) on rank 0, (2, 1) on rank 1"),
+    ):
+        for outcome in two.attempt(call, "dense"):
+            assert outcome.kind == "ValueError"
+            assert message in outcome.message
 
 
 @pytest.mark.parametrize("when", ["before", "between"])

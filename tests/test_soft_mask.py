@@ -123,6 +123,21 @@ def test_only_the_gradients_asked_for():
         torch.testing.assert_close(gradients(one, wanted), gradients(both, wanted))
 
 
+def test_no_less_exact_than_the_plain_form():
+    visual, audio = features(24, 32, (3, 3), dtype=torch.float32, aligned=2.0)
+    exact = [x.detach().double().requires_grad_() for x in (visual, audio)]
+    truth = InfoNCE(pooling="soft-mask", backend="dense")(*exact)
+    wanted = gradients(truth, *exact)
+    errors = {}
+    for backend in BACKENDS:
+        loss = InfoNCE(pooling="soft-mask", backend=backend)(visual, audio)
+        assert (loss.double() / truth - 1).abs() < 1e-5
+        grads = gradients(loss, visual, audio)
+        errors[backend] = [(one - other).norm() for one, other in zip(grads, wanted)]
+    for plain, ours in zip(errors["dense"], errors["blockwise"]):
+        assert ours <= 1.5 * plain
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast(backend):
     visual, audio = features(6, 4, (2, 3), dtype=torch.bfloat16)
