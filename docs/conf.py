@@ -17,7 +17,16 @@ from sphinx.errors import ExtensionError
 from torch.distributed import ProcessGroup
 
 import avcontrast
-from avcontrast import functional, losses, metrics, ops, schedules
+from avcontrast import (
+    _alignment,
+    _tri_map,
+    functional,
+    localization_losses,
+    losses,
+    metrics,
+    ops,
+    schedules,
+)
 from avcontrast.metrics import accumulators
 
 HERE = Path(__file__).parent
@@ -86,7 +95,8 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Shape", "Source"]
 # Imported for type checkers only, and autodoc reads the annotations without one.
-functional.ProcessGroup = losses.ProcessGroup = ProcessGroup
+for module in (_alignment, _tri_map, functional, localization_losses, losses):
+    module.ProcessGroup = ProcessGroup
 
 
 # --- links to other projects, from readable lists instead of downloads ---

@@ -120,6 +120,9 @@ class Model(nn.Module):
         visual, audio = self.visual(images), self.audio(sounds)
         if reading == "forward":
             return self.loss(visual, audio, **call)
+        if reading == "views":
+            views = [visual, visual**3], [audio, audio.flip(1)]
+            return self.loss(*views, [view.mean((2, 3)) for view in views[0]], views[1])
         parts = self.loss.components(visual, audio, **call)
         return torch.stack(parts)
 
@@ -134,6 +137,12 @@ def ignored(pairs):
     """Return a mask of known false negatives in a global batch."""
     generator = torch.Generator().manual_seed(3)
     return (torch.rand(pairs, pairs, generator=generator) < 0.4).fill_diagonal_(False)
+
+
+def matching(pairs):
+    """Return a mask of further positives in a global batch, none of which is ignored."""
+    generator = torch.Generator().manual_seed(4)
+    return (torch.rand(pairs, pairs, generator=generator) < 0.4) & ~ignored(pairs)
 
 
 def sample_weights(pairs):
@@ -187,6 +196,14 @@ def shared_step_with_labels(loss, settings, pairs, **call):
     """Return the same where each process names the classes of its own pairs."""
     labels = part([labels_of(pairs)])[0]
     return shared_step(loss, settings, pairs, learn_temperature=True, labels=labels, **call)
+
+
+def shared_step_with_positives(loss, settings, pairs, *, ignoring):
+    """Return the same where each process names the further positives of its own images."""
+    call = {"positives": part([matching(pairs)])[0]}
+    if ignoring:
+        call["ignore"] = part([ignored(pairs)])[0]
+    return shared_step(loss, settings, pairs, learn_temperature=True, **call)
 
 
 def grads_of(model):
@@ -324,11 +341,28 @@ def unequal_on_a_device(unequal):
     return len(reads)
 
 
-def with_a_mask_of_the_own_pairs(backend):
+def with_a_mask_of_the_own_pairs(backend, name):
     """Call the loss with a mask that has no columns for the sounds of others."""
     images, sounds = batch(4)
     criterion = avcontrast.InfoNCE(gather_distributed=True, backend=backend)
-    criterion(images, sounds[:, :3], ignore=ignored(4))
+    criterion(images, sounds[:, :3], **{name: ignored(4)})
+
+
+def with_positives_on_the_first(backend):
+    """Call the loss with positives on one process alone."""
+    images, sounds = batch(4)
+    criterion = avcontrast.InfoNCE(gather_distributed=True, backend=backend)
+    call = {"positives": part([matching(8)])[0]} if dist.get_rank() == 0 else {}
+    criterion(images, sounds[:, :3], **call)
+
+
+def with_more_views_on_the_last(backend):
+    """Call the loss with one view of each image on the first process, and two on the second."""
+    images, sounds = batch(4)
+    criterion = avcontrast.AlignmentLoss(gather_distributed=True, backend=backend)
+    count = 1 + dist.get_rank()
+    vectors = [images.mean((2, 3))] * count
+    criterion([images] * count, [sounds[:, :3]], vectors, [sounds[:, :3]])
 
 
 def operators_pass_opcheck():

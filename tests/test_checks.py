@@ -151,7 +151,11 @@ SETTINGS = [
     ),
     (LOSSES, {"audio_layout": None}, "audio_layout must be one of 'channels-first', "),
     (LOSSES, {"audio_pooling": "none"}, "audio_pooling must be one of 'mean', 'max', got 'none'"),
-    (LOSSES[:1], {"pooling": "avg"}, "pooling must be one of 'max', 'mean', got 'avg'"),
+    (
+        LOSSES[:1],
+        {"pooling": "avg"},
+        "pooling must be one of 'max', 'mean', 'soft-mask', got 'avg'",
+    ),
     (LOSSES[1:], {"adjacency_reduction": "sum"}, "adjacency_reduction must be one of 'mean', "),
     (LOSSES[2:], {"threshold": 1.0}, "threshold must lie in [0, 1), got 1.0"),
     (LOSSES[2:], {"threshold": -0.1}, "threshold must lie in [0, 1), got -0.1"),

@@ -22,6 +22,7 @@ from processes import (
     ignored,
     in_groups_of_two,
     labels_of,
+    matching,
     operators_pass_opcheck,
     peak_of_a_step,
     sample_weights,
@@ -30,12 +31,15 @@ from processes import (
     shared_step,
     shared_step_ignoring,
     shared_step_with_labels,
+    shared_step_with_positives,
     step,
     summing_step,
     temperature_beside_the_wrapped_model,
     under_autocast,
     unequal_on_a_device,
     with_a_mask_of_the_own_pairs,
+    with_more_views_on_the_last,
+    with_positives_on_the_first,
 )
 from reference import PUBLISHED
 
@@ -59,6 +63,12 @@ CASES = {
     "FNAC, detached": ("FNACLoss", {"detach_adjacency": True, "anchor": "audio"}),
     "FNAC, sum": ("FNACLoss", {"reduction": "sum"}),
     "InfoNCE, elimination": ("InfoNCE", {"elimination": "both", "elimination_level": 0.3}),
+    "InfoNCE, soft mask": ("InfoNCE", {"pooling": "soft-mask", "mask_threshold": 0.3}),
+    "tri-map": ("TriMapLoss", {"mask_threshold": 0.3}),
+    "tri-map, paper": ("TriMapLoss", {"form": "paper"}),
+    "tri-map, paper, audio anchor": ("TriMapLoss", {"form": "paper", "anchor": "audio"}),
+    "hard positives": ("HardPositiveLoss", {}),
+    "hard positives, audio anchor": ("HardPositiveLoss", {"anchor": "audio"}),
     "FNAC, elimination": ("FNACLoss", {"elimination": "audio", "anchor": "audio"}),
 }
 
@@ -151,6 +161,33 @@ def test_labels_travel(cluster, case, backend):
     without = step(loss, settings, 12, learn_temperature=True)
     assert abs(expected[0] - without[0]) > 0.01
     outcomes = cluster.run(shared_step_with_labels, loss, settings, 12)
+    assert_same_on_every_rank(outcomes, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["outside", "inside", "sum", "mean"])
+def test_several_positives(cluster, form, backend):
+    settings = {"positive_form": form, "backend": backend}
+    call = {"positives": matching(12), "ignore": ignored(12)}
+    expected = step("InfoNCE", settings, 12, learn_temperature=True, **call)
+    outcomes = cluster.run(shared_step_with_positives, "InfoNCE", settings, 12, ignoring=True)
+    assert_same_on_every_rank(outcomes, expected)
+    settings["anchor"] = "audio"
+    call = {"positives": matching(12)}
+    expected = step("HardPositiveLoss", settings, 12, learn_temperature=True, **call)
+    outcomes = cluster.run(
+        shared_step_with_positives, "HardPositiveLoss", settings, 12, ignoring=False
+    )
+    assert_same_on_every_rank(outcomes, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("pooling", ["mean", "soft-mask"])
+def test_views(cluster, pooling, backend):
+    settings = {"pooling": pooling, "backend": backend}
+    call = {"learn_temperature": True, "reading": "views"}
+    expected = step("AlignmentLoss", settings, 12, **call)
+    outcomes = cluster.run(shared_step, "AlignmentLoss", settings, 12, **call)
     assert_same_on_every_rank(outcomes, expected)
 
 
@@ -329,13 +366,24 @@ def test_temperatures_on_a_device_are_compared_there(two):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_mask_must_have_the_sounds_of_all(two, backend):
-    for outcome in two.attempt(with_a_mask_of_the_own_pairs, backend):
+@pytest.mark.parametrize("name", ["ignore", "positives"])
+def test_a_mask_must_have_the_sounds_of_all(two, name, backend):
+    for outcome in two.attempt(with_a_mask_of_the_own_pairs, backend, name):
         assert outcome.kind == "ValueError"
         assert outcome.message == (
-            "ignore must be (b_local, b_global), here (4, 8), with a row for each image of this "
+            f"{name} must be (b_local, b_global), here (4, 8), with a row for each image of this "
             "process and a column for each audio of the whole batch, got (4, 4)"
         )
+
+
+def test_positives_and_views_must_be_everywhere(two):
+    for call, message in (
+        (with_positives_on_the_first, "positives: a tensor on rank 0, None on rank 1"),
+        (with_more_views_on_the_last, "views: (1, 1) on rank 0, (2, 1) on rank 1"),
+    ):
+        for outcome in two.attempt(call, "dense"):
+            assert outcome.kind == "ValueError"
+            assert message in outcome.message
 
 
 @pytest.mark.parametrize("when", ["before", "between"])

@@ -7,23 +7,20 @@ from reference import TOLERANCE, features, gradients
 from avcontrast import FNACLoss, InfoNCE, TrueNegativeEnhancement, functional, ops
 from avcontrast.distributed import ALONE
 from avcontrast.ops import _rows, blockwise
+from avcontrast.ops._settings import TERMS, Settings
 
 BACKENDS = ("dense", "blockwise")
-CONTRAST_OPTIONS = {
-    "published": (
-        "visual_to_audio audio_to_visual fns_audio fns_visual tne",
-        True,
-        "max",
-        0.6,
-        "hard",
-        "visual",
-        False,
-        "both",
-        0.5,
+CONTRAST_SETTINGS = {
+    "published": Settings(TERMS, elimination="both", elimination_level=0.5),
+    "soft, audio anchor": Settings(
+        ("fns_audio", "tne"), normalize=False, mask="soft", anchor="audio", detach_adjacency=True
     ),
-    "soft, audio anchor": ("fns_audio tne", False, "max", 0.6, "soft", "audio", True, "none", 0.5),
-    "mean pooling": ("visual_to_audio", True, "mean", 0.6, "hard", "visual", False, "none", 0.5),
-    "tne alone": ("tne", True, "max", 0.6, "hard", "visual", False, "none", 0.5),
+    "mean pooling": Settings(("visual_to_audio",), pooling="mean"),
+    "tne alone": Settings(("tne",)),
+    "soft-mask pooling": Settings(TERMS, pooling="soft-mask", mask_threshold=0.2),
+}
+CONTRAST_OPTIONS = {
+    name: (" ".join(terms), *others) for name, (terms, *others) in CONTRAST_SETTINGS.items()
 }
 
 
@@ -55,6 +52,9 @@ def test_opcheck_of_each_operator(layout):
     best, index = check_outputs(blockwise._max_similarity, visual, audio, True, True)
     plain = [x.detach() for x in (visual, audio)]
     check(blockwise._max_similarity_backward, (best, *plain, index, True, True, True))
+    mask = (0.3, 0.2)
+    (pooled,) = check_outputs(blockwise._soft_similarity, visual, audio, True, *mask, True)
+    check(blockwise._soft_similarity_backward, (pooled, *plain, True, *mask, True, True))
     options = CONTRAST_OPTIONS["published"]
     arguments = (visual, audio, tau, None, *options, *ALONE, True)
     values, *kept = check_outputs(blockwise._contrast, *arguments)
@@ -65,7 +65,9 @@ def test_opcheck_of_each_operator(layout):
 
 def check_outputs(operator, *arguments):
     torch.library.opcheck(operator, arguments)
-    return [output.detach() for output in operator(*arguments)]
+    outputs = operator(*arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [output.detach() for output in outputs]
 
 
 def laid_out(layout):

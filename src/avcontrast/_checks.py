@@ -87,6 +87,13 @@ def check_weight(name: str, value: object) -> None:
         raise ValueError(f"{name} must not be negative, got {value!r}")
 
 
+def check_positive(name: str, value: object) -> None:
+    """Raise unless ``value`` is a finite number above 0."""
+    check_number(name, value)
+    if not value > 0:  # type: ignore[operator]
+        raise ValueError(f"{name} must be positive, got {value!r}")
+
+
 def check_threshold(name: str, value: object) -> None:
     """Raise unless ``value`` lies in [0, 1)."""
     check_number(name, value)
@@ -110,22 +117,30 @@ def check_flag(name: str, value: object) -> None:
 CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(("normalize", "gather_distributed"), check_flag),
     **dict.fromkeys(("symmetric", "detach_adjacency"), check_flag),
+    **dict.fromkeys(("has_positives", "tri_map", "background"), check_flag),
     **dict.fromkeys(("audio_weight", "visual_weight"), check_weight),
+    **dict.fromkeys(("localization_weight", "alignment_weight"), check_weight),
     **dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), check_weight),
     "regularization": check_weight,
     "threshold": check_threshold,
     "elimination": partial(check_choice, allowed=("none", *SIDES)),
     "elimination_level": check_level,
+    "mask_threshold": check_number,
+    "background_threshold": check_number,
+    "mask_temperature": check_positive,
     "reduction": partial(check_choice, allowed=("mean", "sum", "none")),
+    "pairing_reduction": partial(check_choice, allowed=("mean", "sum")),
     "gradient_reduction": partial(check_choice, allowed=("mean", "sum")),
     "backend": partial(check_choice, allowed=("auto", *BACKENDS)),
-    "pooling": partial(check_choice, allowed=("max", "mean")),
+    "pooling": partial(check_choice, allowed=("max", "mean", "soft-mask")),
     "visual_layout": partial(check_choice, allowed=LAYOUTS),
     "audio_layout": partial(check_choice, allowed=LAYOUTS),
     "audio_pooling": partial(check_choice, allowed=("mean", "max")),
     "adjacency_reduction": partial(check_choice, allowed=("mean", "batchmean")),
+    "positive_form": partial(check_choice, allowed=("outside", "inside", "sum", "mean")),
     "mask": partial(check_choice, allowed=("hard", "soft")),
     "anchor": partial(check_choice, allowed=("visual", "audio")),
+    "form": partial(check_choice, allowed=("code", "paper")),
 }
 """How each setting of a loss is checked; the modules and the functions have the same ones."""
 
@@ -139,6 +154,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ValueError("group has no effect without gather_distributed=True")
     if "audio_weight" in settings and not (settings["audio_weight"] or settings["visual_weight"]):
         raise ValueError("audio_weight and visual_weight are both 0, which leaves nothing")
+    weights = [settings.get(f"{term}_weight", 1) for term in ("localization", "alignment")]
+    if not any(weights):
+        raise ValueError(
+            "localization_weight and alignment_weight are both 0, which leaves nothing"
+        )
 
 
 MAP_SHAPES = {
@@ -156,6 +176,7 @@ def check_features(
     audio_layout: str = "channels-first",
     map_for: str = "",
     paired: bool = True,
+    frames: bool = True,
 ) -> None:
     """Raise unless the two feature tensors can be contrasted.
 
@@ -166,6 +187,7 @@ def check_features(
         audio_layout: the same of ``audio``.
         map_for: name of the loss that needs a feature map; empty if vectors will do.
         paired: whether both must hold the same number of samples.
+        frames: whether ``audio`` may be a sequence.
     """
     for name, layout in (("visual_layout", visual_layout), ("audio_layout", audio_layout)):
         CHECKS[name](name, layout)
@@ -173,7 +195,8 @@ def check_features(
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     shapes = f"visual {tuple(visual.shape)} and audio {tuple(audio.shape)}"
-    map_shapes, audio_shapes = MAP_SHAPES[visual_layout], AUDIO_SHAPES[audio_layout]
+    map_shapes = MAP_SHAPES[visual_layout]
+    audio_shapes = AUDIO_SHAPES[audio_layout] if frames else "(b, d)"
     visual_shapes = f"{map_shapes} or (b, d)"
     if 2 <= visual.ndim <= 3 < audio.ndim:
         raise ValueError(
@@ -182,8 +205,10 @@ def check_features(
         )
     if visual.ndim < 2:
         raise ValueError(f"visual must be {visual_shapes}, got {shapes}")
-    if audio.ndim not in (2, 3):
+    if audio.ndim != 2 and not (frames and audio.ndim == 3):
         hint = "; pool it over frequency first" if audio.ndim > 3 else ""
+        if not frames:
+            hint = "; pool it over time and frequency first" if audio.ndim > 2 else ""
         raise ValueError(f"audio must be {audio_shapes}, got {shapes}{hint}")
     if map_for and visual.ndim == 2:
         raise ValueError(
@@ -234,24 +259,85 @@ def check_grid(grid: Sequence[int] | None, positions: int) -> None:
         raise ValueError(f"grid must hold the {positions} positions of visual, got {grid!r}")
 
 
-def check_ignore(ignore: object, visual: Tensor, processes: int) -> None:
-    """Raise unless ``ignore`` is None or has a bool for each own image and each audio."""
-    if ignore is None:
+def check_pairs(name: str, mask: object, visual: Tensor, processes: int) -> None:
+    """Raise unless ``mask`` is None or has a bool for each own image and each audio."""
+    if mask is None:
         return
-    if not isinstance(ignore, Tensor):
-        raise TypeError(f"ignore must be a torch.Tensor or None, got {type(ignore).__name__}")
-    if ignore.dtype != torch.bool:
-        raise TypeError(f"ignore must be torch.bool, got {ignore.dtype}")
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must be torch.bool, got {mask.dtype}")
     expected = (visual.shape[0], visual.shape[0] * processes)
-    if ignore.shape != expected:
+    if mask.shape != expected:
         names = "(b, b)" if processes == 1 else "(b_local, b_global)"
         raise ValueError(
-            f"ignore must be {names}, here {expected}, with a row for each image of this process "
-            f"and a column for each audio of the whole batch, got {tuple(ignore.shape)}"
+            f"{name} must be {names}, here {expected}, with a row for each image of this process "
+            f"and a column for each audio of the whole batch, got {tuple(mask.shape)}"
         )
-    if ignore.device != visual.device:
+    if mask.device != visual.device:
         raise ValueError(
-            f"ignore must be on the features' device {visual.device}, got {ignore.device}"
+            f"{name} must be on the features' device {visual.device}, got {mask.device}"
+        )
+
+
+def check_form(form: object, anchor: object) -> None:
+    """Raise unless there is a tri-map loss of this form with this anchor."""
+    CHECKS["form"]("form", form)
+    CHECKS["anchor"]("anchor", anchor)
+    if form == "code" and anchor == "audio":
+        raise ValueError("anchor must be 'visual' with form='code', got 'audio'")
+
+
+def check_views(name: str, views: object, other: str, others: object) -> None:
+    """Raise unless both are lists of views, all of one shape each, that can be contrasted."""
+    for which, value in ((name, views), (other, others)):
+        if isinstance(value, Tensor) or not isinstance(value, Sequence):
+            raise TypeError(
+                f"{which} must be a list of views, one tensor each, got {type(value).__name__}"
+            )
+        if not value:
+            raise ValueError(f"{which} must hold at least one view, got none")
+        for view in value:
+            if not isinstance(view, Tensor):
+                raise TypeError(f"{which} must hold tensors, got {type(view).__name__}")
+        shapes = [tuple(view.shape) for view in value]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"{which} must hold views of one shape, got {shapes}")
+    for view in views:  # type: ignore[attr-defined]
+        for against in others:  # type: ignore[attr-defined]
+            try:
+                check_features(view, against, frames=False)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"of the views of {name} and {other}: {error}") from None
+
+
+def check_counts(**views: Sequence[Tensor]) -> None:
+    """Raise unless two lists hold equally many views, of equally many samples."""
+    (name, first), (other, second) = views.items()
+    if len(first) != len(second):
+        raise ValueError(
+            f"{other} must hold one view for each of {name}, got {len(second)} for {len(first)}"
+        )
+    if first[0].shape[0] != second[0].shape[0]:
+        raise ValueError(
+            f"{other} must hold as many samples as {name}, "
+            f"got {second[0].shape[0]} and {first[0].shape[0]}"
+        )
+
+
+def check_integers(name: str, value: object, shape: tuple[int | None, ...]) -> None:
+    """Raise unless ``value`` is a tensor of integers of this shape; None stands for any size."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name} must be int64 or int32, got {value.dtype}")
+    fits = value.ndim == len(shape) and all(
+        size > 0 and wanted in (None, size) for size, wanted in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        names = ", ".join("k" if size is None else str(size) for size in shape)
+        raise ValueError(
+            f"{name} must be ({names}{',' * (len(shape) == 1)}), got {tuple(value.shape)}"
         )
 
 

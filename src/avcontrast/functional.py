@@ -14,19 +14,16 @@ from torch import Tensor
 
 from avcontrast import _checks as checks
 from avcontrast import ops
-from avcontrast.distributed import (
-    ALONE,
-    Peers,
-    check_agreement,
-    find_peers,
-    replicated,
-    shared_sum,
-)
+from avcontrast._alignment import alignment
+from avcontrast._neighbours import neighbour_positives
+from avcontrast._reduction import reduced
+from avcontrast._tri_map import tri_map
+from avcontrast.distributed import ALONE, Peers, check_agreement, find_peers, replicated
 from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._ignored import of_a_kind
 from avcontrast.ops._settings import Settings, compute_dtype, named, without_autocast
 from avcontrast.ops._temperature import checked
-from avcontrast.ops.dense import unit, zero_of
+from avcontrast.ops.dense import mean_vectors, unit, vectors, zero_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,16 +33,24 @@ if TYPE_CHECKING:
 __all__ = [
     "FNACComponents",
     "adjacency",
+    "alignment",
     "false_negative_suppression",
     "fnac",
+    "hard_positive",
     "info_nce",
     "likely_false_negatives",
     "localization_map",
     "max_similarity",
+    "neighbour_positives",
+    "pooled_similarity",
+    "tri_map",
     "true_negative_enhancement",
 ]
 
 BOTH_DIRECTIONS = ("visual_to_audio", "audio_to_visual")
+POSITIVE_FORM_TEMPERATURES = {"outside": 0.07, "inside": 0.07, "sum": 1.0, "mean": 1.0}
+"""What each form of the loss of HardPos divides by, unless a temperature is given."""
+
 ADJACENCY_TERMS = ("fns_audio", "fns_visual", "tne")
 
 
@@ -114,6 +119,77 @@ def max_similarity(
     return ops.max_similarity(
         visual, audio, normalize=normalize, backend=backend, audio_pooling=audio_pooling
     )
+
+
+def pooled_similarity(
+    visual: Tensor,
+    audio: Tensor,
+    *,
+    pooling: str = "max",
+    mask_threshold: float = 0.65,
+    mask_temperature: float = 0.03,
+    normalize: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Similarity of every image with every audio, pooled over the positions of the image.
+
+    It is what the losses divide by the temperature. ``"max"`` is :func:`max_similarity`, ``"mean"``
+    the mean over positions, ``"soft-mask"`` the response of LVS, a mean that weighs each similarity
+    :math:`s_p` by how clearly it matches, with the gradient of the weights too:
+
+    .. math::
+        \frac{\sum_p m_p s_p}{\sum_p m_p}, \quad
+        m_p = \mathrm{sigmoid} \big( (s_p - \varepsilon) / \tau_m \big)
+
+    In plain PyTorch, for the similarity (n, m, p) of normalised features::
+
+        mask = ((similarity - mask_threshold) / mask_temperature).sigmoid()
+        response = (mask * similarity).sum(-1) / mask.sum(-1)
+
+    The sums cannot vanish here, whatever the threshold and the precision.
+
+    Args:
+        visual: visual features.
+        audio: audio features.
+        pooling: ``"max"``, ``"mean"`` or ``"soft-mask"``.
+        mask_threshold: :math:`\varepsilon`, for ``"soft-mask"``.
+        mask_temperature: :math:`\tau_m`, for ``"soft-mask"``.
+        normalize: scale features to unit length first, which makes the similarities cosines.
+        backend: see :func:`avcontrast.ops.select_backend`. There are no kernels for
+            ``"soft-mask"``, and the mean is a product of vectors on every one.
+
+    Shape:
+        - visual: (n, d, h, w) or (n, d)
+        - audio: (m, d); m may differ from n
+        - output: (n, m), in fp32 or wider
+
+    Raises:
+        ValueError: if a setting or a shape is not one of these, or the backend cannot run them.
+        TypeError: if a setting is of the wrong kind.
+
+    Example:
+        >>> import torch
+        >>> from avcontrast.functional import pooled_similarity
+        >>> visual = torch.eye(2).reshape(1, 2, 1, 2)  # one image, two positions
+        >>> audio = torch.tensor([[3.0, 4.0]])  # similarities of 0.6 and 0.8
+        >>> for pooling in ("max", "mean", "soft-mask"):
+        ...     print(f"{pooled_similarity(visual, audio, pooling=pooling).item():.4f}")
+        0.8000
+        0.7000
+        0.7724
+    """
+    checks.check_features(visual, audio, paired=False, frames=False)
+    mask = {"mask_threshold": mask_threshold, "mask_temperature": mask_temperature}
+    checks.check_settings({"pooling": pooling, "normalize": normalize, "backend": backend, **mask})
+    if pooling == "soft-mask":
+        return ops.soft_similarity(
+            visual, audio, (mask_threshold, mask_temperature), normalize=normalize, backend=backend
+        )
+    if pooling == "mean":
+        ops.select_backend(backend, visual, audio)
+        with without_autocast(visual.device):
+            return mean_vectors(visual, normalize) @ vectors(audio, normalize).T
+    return ops.max_similarity(visual, audio, normalize=normalize, backend=backend)
 
 
 def likely_false_negatives(
@@ -301,8 +377,12 @@ def info_nce(
     *,
     ignore: Tensor | None = None,
     labels: Tensor | None = None,
+    positives: Tensor | None = None,
     symmetric: bool = True,
     pooling: str = "max",
+    mask_threshold: float = 0.65,
+    mask_temperature: float = 0.03,
+    positive_form: str = "outside",
     elimination: str = "none",
     elimination_level: float = 0.65,
     normalize: bool = True,
@@ -317,7 +397,8 @@ def info_nce(
 ) -> Tensor:
     """Contrast matching with non-matching pairs. See :class:`avcontrast.InfoNCE`.
 
-    ``ignore`` or ``labels`` name pairs to leave out, see :meth:`avcontrast.InfoNCE.forward`.
+    ``ignore`` or ``labels`` name pairs to leave out, and ``positives`` pairs that match beside the
+    own ones, see :meth:`avcontrast.InfoNCE.forward`.
     """
     visual, audio = _channels_first(visual, audio, visual_layout, audio_layout)
     own = {"symmetric": symmetric}
@@ -327,6 +408,10 @@ def info_nce(
         terms,
         normalize=normalize,
         pooling=pooling,
+        mask_threshold=mask_threshold,
+        mask_temperature=mask_temperature,
+        positive_form=positive_form,
+        has_positives=positives is not None,
         elimination=elimination,
         elimination_level=elimination_level,
     )
@@ -338,8 +423,8 @@ def info_nce(
         backend,
         audio_pooling=audio_pooling,
     )
-    left_out = ignore, labels
-    return _parts(visual, audio, temperature, settings, common, own, *left_out)["info_nce"]
+    pairs = Pairs(ignore, labels, positives)
+    return _parts(visual, audio, temperature, settings, common, own, pairs)["info_nce"]
 
 
 def false_negative_suppression(
@@ -509,7 +594,7 @@ def fnac(
     )
     if torch.compiler.is_compiling():
         del own["regularization"]  # told to the others, it would be compiled in as a constant
-    parts = _parts(visual, audio, temperature, settings, common, own, ignore, labels)
+    parts = _parts(visual, audio, temperature, settings, common, own, Pairs(ignore, labels))
     contrastive = loss = parts["info_nce"]
     if any(weights.values()):
         loss = contrastive + _weighted_sum(parts, weights)
@@ -517,6 +602,49 @@ def fnac(
         if term not in parts:
             parts[term] = torch.zeros_like(contrastive) + zero_of(contrastive)
     return FNACComponents(loss, contrastive, *(parts[term] for term in weights))
+
+
+def hard_positive(
+    visual: Tensor,
+    audio: Tensor,
+    temperature: float | Tensor | None = None,
+    *,
+    positives: Tensor | None = None,
+    positive_form: str = "sum",
+    anchor: str = "visual",
+    mask_threshold: float = 0.65,
+    mask_temperature: float = 0.03,
+    normalize: bool = True,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    group: ProcessGroup | None = None,
+    gradient_reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    """Contrast with the pairs of neighbours as positives. See :class:`avcontrast.HardPositiveLoss`.
+
+    ``positives`` names these pairs, see :meth:`avcontrast.HardPositiveLoss.forward`.
+    """
+    checks.check_features(visual, audio, frames=False)
+    own = {"anchor": anchor, "positive_form": positive_form}
+    checks.check_settings({**own, "gather_distributed": gather_distributed, "group": group})
+    if temperature is None:
+        temperature = POSITIVE_FORM_TEMPERATURES[positive_form]
+    settings = Settings(
+        BOTH_DIRECTIONS[:1] if anchor == "visual" else BOTH_DIRECTIONS[1:],
+        normalize=normalize,
+        pooling="soft-mask",
+        mask_threshold=mask_threshold,
+        mask_temperature=mask_temperature,
+        positive_form=positive_form,
+        has_positives=True,
+    )
+    if positives is None:
+        everyone = visual.shape[0] * find_peers(gather_distributed, group).size
+        positives = visual.new_zeros(visual.shape[0], everyone, dtype=torch.bool)
+    common = Common(reduction, gather_distributed, group, gradient_reduction, backend)
+    pairs = Pairs(positives=positives)
+    return _parts(visual, audio, temperature, settings, common, pairs=pairs)["info_nce"]
 
 
 class Common(NamedTuple):
@@ -529,6 +657,14 @@ class Common(NamedTuple):
     backend: str
     adjacency_reduction: str = "batchmean"
     audio_pooling: str = "mean"
+
+
+class Pairs(NamedTuple):
+    """What is known of the pairs of a batch, see :meth:`avcontrast.InfoNCE.forward`."""
+
+    ignore: Tensor | None = None
+    labels: Tensor | None = None
+    positives: Tensor | None = None
 
 
 def _channels_first(
@@ -563,8 +699,7 @@ def _parts(
     settings: Settings,
     common: Common,
     own: dict[str, Any] | None = None,
-    ignore: Tensor | None = None,
-    labels: Tensor | None = None,
+    pairs: Pairs | None = None,
 ) -> dict[str, Tensor]:
     """Return the parts of a loss, reduced over the samples.
 
@@ -573,13 +708,16 @@ def _parts(
     """
     reduction, gather_distributed, group, gradient_reduction, backend, *reductions = common
     adjacency_reduction, audio_pooling = reductions
+    ignore, labels, positives = pairs or Pairs()
     checks.check_temperature(temperature)
     checks.check_settings({**named(settings), **named(common)})
     peers = find_peers(gather_distributed, group)
-    checks.check_ignore(ignore, visual, peers.size)
+    checks.check_pairs("ignore", ignore, visual, peers.size)
+    checks.check_pairs("positives", positives, visual, peers.size)
     checks.check_labels(labels, visual)
     if peers.size > 1:
-        backend = ops.select_backend(backend, visual, audio, peers.size)
+        beyond = settings.beyond_kernels
+        backend = ops.select_backend(backend, visual, audio, peers.size, beyond_kernels=beyond)
         told = {
             "backend": backend,
             "temperature": "a tensor" if isinstance(temperature, Tensor) else temperature,
@@ -591,6 +729,7 @@ def _parts(
             "audio_pooling": audio_pooling,
             "ignore": None if ignore is None else "a tensor",
             "labels": None if labels is None else "a tensor",
+            "positives": None if positives is None else "a tensor",
         }
         learnable = temperature if isinstance(temperature, Tensor) else None
         audio = check_agreement(visual, audio, peers, told, learnable)
@@ -608,11 +747,12 @@ def _parts(
         peers=peers,
         ignore=ignore,
         audio_pooling=audio_pooling,
+        positives=positives,
     )
     rows = _adjacency_rows(values, adjacency_reduction, peers)
     if settings.terms[0] in BOTH_DIRECTIONS:
         rows["info_nce"] = _contrastive(values)
-    return _reduce(rows, peers, reduction, gradient_reduction)
+    return reduced(rows, peers, reduction, gradient_reduction)
 
 
 def _contrastive(values: dict[str, Tensor]) -> Tensor:
@@ -637,21 +777,3 @@ def _weighted_sum(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor
     for part in rest:
         first = first + part
     return first
-
-
-def _reduce(
-    values: dict[str, Tensor], peers: Peers, reduction: str, gradient_reduction: str
-) -> dict[str, Tensor]:
-    """Reduce each term over the samples, of all processes in one exchange."""
-    if reduction == "none":
-        return values
-    if peers.size == 1:
-        return {
-            term: value.mean() if reduction == "mean" else value.sum()
-            for term, value in values.items()
-        }
-    sums = torch.stack([value.sum() for value in values.values()])
-    sums = shared_sum(sums, peers, gradient_reduction)
-    if reduction == "mean":
-        sums = sums / (peers.size * next(iter(values.values())).shape[0])
-    return dict(zip(values, sums.unbind(), strict=True))

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FNACLoss", "FalseNegativeSuppression", "InfoNCE", "TrueNegativeEnhancement"]
 
+LEARNING = ("learn_temperature", "min_temperature")
+
 
 class _Loss(nn.Module):
     """Keeps the settings of a loss as attributes, which every call reads anew."""
 
     temperature: float | Tensor
-    learn_temperature: bool
-    min_temperature: float | None
+    learn_temperature: bool = False
+    min_temperature: float | None = None
     normalize: bool
     visual_layout: str
     audio_layout: str
@@ -41,8 +43,9 @@ class _Loss(nn.Module):
         super().__init__()
         settings = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
         temperature = settings.pop("temperature")
-        self.learn_temperature = settings.pop("learn_temperature")
-        self.min_temperature = settings.pop("min_temperature")
+        self._learning = tuple(one for one in LEARNING if one in settings)
+        for name in self._learning:
+            setattr(self, name, settings.pop(name))
         checks.check_temperature(temperature, read_tensor=True)
         checks.check_learning(temperature, self.learn_temperature, self.min_temperature)
         checks.check_settings(settings)
@@ -78,8 +81,7 @@ class _Loss(nn.Module):
         temperature = self.temperature
         shown = {
             "temperature": temperature,
-            "learn_temperature": self.learn_temperature,
-            "min_temperature": self.min_temperature,
+            **{name: getattr(self, name) for name in self._learning},
             **self._settings(),
         }
         if isinstance(temperature, Tensor):
@@ -120,7 +122,16 @@ class InfoNCE(_Loss):
         min_temperature: what a learned temperature never goes below, such as the 0.01 of CLIP.
             There, only what would lower it further gets no gradient.
         symmetric: contrast in both directions; otherwise each image among the audios only.
-        pooling: ``"max"`` or ``"mean"`` over the positions of a map.
+        pooling: ``"max"`` or ``"mean"`` over the positions of a map, or ``"soft-mask"``, the mean
+            of those that match clearly; see :func:`avcontrast.functional.pooled_similarity`.
+        mask_threshold: from which similarity on a position counts, for ``pooling="soft-mask"``.
+        mask_temperature: how soft that mask is.
+        positive_form: how a sample counts that has several positives, see :meth:`forward`:
+            ``"outside"``, the mean of minus the log-probabilities of its positives (SupCon);
+            ``"inside"``, minus the logarithm of their summed probability (MIL-NCE, positives
+            counted once); ``"sum"`` and ``"mean"``, :math:`\log(1 + e^{N - P})` with the sum
+            :math:`N` of the logits of its negatives and the sum or mean :math:`P` of those of its
+            positives (HardPos).
         elimination: leave likely false negatives out of the denominators: pairs that match nearly
             as well as the own pair of their image, ``"visual"``, of their audio, ``"audio"``, or
             of ``"both"``; ``"none"`` leaves nothing out. See
@@ -174,6 +185,9 @@ class InfoNCE(_Loss):
 
     symmetric: bool
     pooling: str
+    mask_threshold: float
+    mask_temperature: float
+    positive_form: str
     elimination: str
     elimination_level: float
 
@@ -185,6 +199,9 @@ class InfoNCE(_Loss):
         min_temperature: float | None = None,
         symmetric: bool = True,
         pooling: str = "max",
+        mask_threshold: float = 0.65,
+        mask_temperature: float = 0.03,
+        positive_form: str = "outside",
         elimination: str = "none",
         elimination_level: float = 0.65,
         normalize: bool = True,
@@ -206,6 +223,7 @@ class InfoNCE(_Loss):
         *,
         ignore: Tensor | None = None,
         labels: Tensor | None = None,
+        positives: Tensor | None = None,
         eliminate: bool = True,
     ) -> Tensor:
         """Return the loss of a batch.
@@ -228,6 +246,10 @@ class InfoNCE(_Loss):
                 With ``ignore`` as well, the pairs of both are left out. With
                 ``gather_distributed`` the labels are those of this process, (b_local,), and
                 travel. See :ref:`known false negatives <known-false-negatives>`.
+            positives: pairs that match beside the own ones, of the same shape as ``ignore``, in
+                both directions; how they count says ``positive_form``. The diagonal always counts.
+                A pair that is marked in ``ignore`` too is an error, as its diagonal is, and none
+                of them is left out by ``elimination``. No backend of kernels has them.
             eliminate: False leaves no likely false negative out, whatever ``elimination`` says:
                 for the first part of a training, whose matches mean nothing yet.
 
@@ -248,6 +270,7 @@ class InfoNCE(_Loss):
             self.temperature,
             ignore=ignore,
             labels=labels,
+            positives=positives,
             **self._eliminating(eliminate),
         )
 

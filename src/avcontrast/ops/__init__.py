@@ -23,11 +23,19 @@ from avcontrast.distributed import ALONE, Peers
 from avcontrast.ops import blockwise, dense, sequences
 from avcontrast.ops._autograd import transformed
 from avcontrast.ops._ignored import keeps_positives
-from avcontrast.ops._settings import Settings, compute_dtype, named
+from avcontrast.ops._positives import disjoint, kinds
+from avcontrast.ops._settings import SOFT_MASK, Settings, compute_dtype, named
 from avcontrast.ops._temperature import checked
 from avcontrast.ops._tested import PASSED_RUNS
 
-__all__ = ["BACKENDS", "contrast", "max_similarity", "select_backend", "unsupported_reasons"]
+__all__ = [
+    "BACKENDS",
+    "contrast",
+    "max_similarity",
+    "select_backend",
+    "soft_similarity",
+    "unsupported_reasons",
+]
 
 BACKENDS = _checks.BACKENDS
 """Every backend, in the order in which ``"auto"`` considers them for all but small inputs."""
@@ -66,7 +74,12 @@ SMALL_SIMILARITY_ELEMENTS = 2**18
 
 
 def unsupported_reasons(
-    backend: str, visual: Tensor, audio: Tensor, processes: int = 1
+    backend: str,
+    visual: Tensor,
+    audio: Tensor,
+    processes: int = 1,
+    *,
+    beyond_kernels: str = "",
 ) -> list[str]:
     """Return why ``backend`` cannot run these inputs; an empty list means that it can.
 
@@ -75,6 +88,7 @@ def unsupported_reasons(
         visual: visual features, (b, d) or (b, d, *positions); channels-last ones as a view.
         audio: audio features, (b, d) or (b, d, t).
         processes: how many processes share the batch, each with as many samples.
+        beyond_kernels: what is asked for that the kernels do not have; empty if nothing.
 
     Raises:
         ValueError: if there is no backend of that name.
@@ -92,6 +106,8 @@ def unsupported_reasons(
     reasons = []
     if backend.startswith("triton"):
         reasons += _lacking(visual.device)
+        if beyond_kernels:
+            reasons.append(f"it has no kernel for {beyond_kernels}")
         if torch.float64 in (visual.dtype, audio.dtype):
             reasons.append("the features are torch.float64, it computes in fp32")
         positions = visual.shape[2:].numel()
@@ -143,7 +159,9 @@ def _memory(device: torch.device) -> int:
     return total
 
 
-def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int = 1) -> str:
+def select_backend(
+    backend: str, visual: Tensor, audio: Tensor, processes: int = 1, *, beyond_kernels: str = ""
+) -> str:
     """Return the name of the backend that will run.
 
     Args:
@@ -154,6 +172,7 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
         visual: visual features, (n, d) or (n, d, *positions); channels-last ones as a view.
         audio: audio features, (m, d) or (m, d, t).
         processes: how many processes share the batch, each with as many samples.
+        beyond_kernels: see :func:`unsupported_reasons`.
 
     Raises:
         ValueError: if there is no such backend, or it cannot run these inputs. The message holds
@@ -183,11 +202,13 @@ def select_backend(backend: str, visual: Tensor, audio: Tensor, processes: int =
         return next(
             name
             for name in BACKENDS
-            if not unsupported_reasons(name, visual, audio, processes)
+            if not unsupported_reasons(
+                name, visual, audio, processes, beyond_kernels=beyond_kernels
+            )
             and (not name.startswith("triton") or _tested(visual.device))
             and (name != "triton" or 2 * BYTES_A_PAIR * pairs <= _memory(visual.device))
         )
-    reasons = unsupported_reasons(backend, visual, audio, processes)
+    reasons = unsupported_reasons(backend, visual, audio, processes, beyond_kernels=beyond_kernels)
     if reasons:
         raise ValueError(
             f"backend={backend!r} cannot run visual {tuple(visual.shape)} and audio "
@@ -225,6 +246,24 @@ def max_similarity(
     return best
 
 
+def soft_similarity(
+    visual: Tensor,
+    audio: Tensor,
+    soft_mask: tuple[float, float],
+    *,
+    normalize: bool,
+    backend: str,
+) -> Tensor:
+    """Return the mean similarity under a soft mask for every pair.  [n, m].
+
+    ``soft_mask`` is the threshold and the temperature of the mask.
+    """
+    chosen = select_backend(backend, visual, audio, beyond_kernels=SOFT_MASK)
+    visual = _as_map(visual)
+    pooled: Tensor = _module(chosen).soft_similarity(visual, audio, soft_mask, normalize=normalize)
+    return pooled
+
+
 def contrast(
     visual: Tensor,
     audio: Tensor,
@@ -235,16 +274,21 @@ def contrast(
     peers: Peers = ALONE,
     ignore: Tensor | None = None,
     audio_pooling: str = "mean",
+    positives: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms that ``settings`` names, one value a sample of this process.  [b].
 
-    The contrastive terms are cross entropies, without the pairs marked in ``ignore``; the adjacency
-    terms are sums over a row.
+    The contrastive terms are cross entropies, without the pairs marked in ``ignore``, and with
+    those in ``positives`` as positives beside the own pair; the adjacency terms are sums over a
+    row.
     """
-    chosen = select_backend(backend, visual, audio, peers.size)
-    visual, audio = _as_map(visual), _as_vectors(audio)
     if visual.shape[2:].numel() == 1:
         settings = Settings(**{**named(settings), "pooling": "mean"})
+    beyond = settings.beyond_kernels
+    chosen = select_backend(backend, visual, audio, peers.size, beyond_kernels=beyond)
+    visual, audio = _as_map(visual), _as_vectors(audio)
+    if audio.ndim == 3 and settings.pooling == "soft-mask":
+        raise ValueError("pooling must be 'max' or 'mean' for sequences of audio, got 'soft-mask'")
     if not isinstance(temperature, Tensor):
         dtype = compute_dtype(visual, audio)
         temperature = torch.full((), temperature, dtype=dtype, device=visual.device)
@@ -261,6 +305,11 @@ def contrast(
         first = peers.own(ignore.shape[0]).start
         temperature = temperature + keeps_positives(ignore.diagonal(first))
         options["ignore"] = ignore
+    if positives is not None:
+        if ignore is not None:
+            temperature = temperature + disjoint(positives, ignore)
+        first = peers.own(positives.shape[0]).start
+        options["ignore"] = kinds(positives, ignore, first)
     contrasting = _module(chosen).contrast
     if audio.ndim == 3:
         contrasting = sequences.contrast

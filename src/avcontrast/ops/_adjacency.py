@@ -116,9 +116,7 @@ class Matrices(NamedTuple):
 
     def softmax(self, name: str, scores: Tensor, own: slice, *, by_column: bool) -> Tensor:
         """Return the softmax of a block of rows, whose own rows may lie in columns.  [r, b]."""
-        highest, total = (
-            _along(vector, own, by_column) for vector in self.scale(name)[:2].unbind()
-        )
+        highest, total = (along(vector, own, by_column) for vector in self.scale(name)[:2].unbind())
         return (scores - highest).exp_().div_(total)
 
     def complement(self, name: str, own: slice) -> Tensor:
@@ -347,7 +345,7 @@ def _term_backward(
     sign = _gap(left, right, term, matrices, own).sign_()
     if right_name == "match":
         signs[term][rows] = sign.to(torch.int8)
-    grad = _along(grad, own, by_column)
+    grad = along(grad, own, by_column)
     result = {}
     if right_name != "match":
         centred = _centred(sign, sums[SIDES.index((term, "right"))], own, by_column)
@@ -378,7 +376,7 @@ def logits_backward(
         for term, sign in anchored.items():
             side = sums[SIDES.index((term, "right"))]
             centred = _centred(sign[rows].to(result.dtype), side, own, by_column)
-            grad = _along(grads[term], own, by_column)
+            grad = along(grads[term], own, by_column)
             result.addcmul_(centred.mul_(softmax), grad, value=-1)
         if direction in grads:
             if not anchored or left_out is not None:
@@ -386,7 +384,7 @@ def logits_backward(
             if left_out is not None:
                 softmax.masked_fill_(left_out, 0)
             softmax.diagonal(own.start).copy_(-matrices.complement(direction, own))
-            result.addcmul_(softmax, _along(grads[direction], own, by_column))
+            result.addcmul_(softmax, along(grads[direction], own, by_column))
     return result
 
 
@@ -407,11 +405,11 @@ def _gap(left: Tensor, right: Tensor, term: str, matrices: Matrices, own: slice)
 
 def _centred(sign: Tensor, above_below: Tensor, own: slice, by_column: bool) -> Tensor:
     """Return s - <s, Q> for a block of rows of signs s.  [r, b]."""
-    above, below = (_along(vector, own, by_column) for vector in above_below.unbind())
+    above, below = (along(vector, own, by_column) for vector in above_below.unbind())
     return torch.lerp(-above, below, (1 + sign).mul_(0.5))
 
 
-def _along(vector: Tensor, own: slice, by_column: bool) -> Tensor:
+def along(vector: Tensor, own: slice, by_column: bool) -> Tensor:
     """Lay one number a row out so that it meets a block of rows, or of their transposes."""
     return vector[None, :] if by_column else vector[own, None]
 

@@ -41,9 +41,9 @@ def register_gradient(
         keep_result: whether ``backward`` wants the result itself too.
     """
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         ctx.options = inputs[tensors:-1]
-        result, *kept = output
+        result, *kept = output if isinstance(output, tuple) else (output,)
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)  # else zeros as large as the logits are made for them
         ctx.save_for_backward(*inputs[:tensors], *([result] if keep_result else []), *kept)

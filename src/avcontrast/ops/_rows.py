@@ -118,12 +118,17 @@ def forward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterato
     return blocks(visual.shape[0], temporary * audio.element_size(), block_bytes(visual))
 
 
-def backward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterator[slice]:
-    """Cut the images into blocks for the way back, whose rows may have been kept."""
+def backward_blocks(
+    visual: Tensor, audio: Tensor, kept: bool = False, again: bool = False
+) -> Iterator[slice]:
+    """Cut the images into blocks for the way back.
+
+    Their rows may have been kept, and their similarity may have to be made again.
+    """
     positions = visual.shape[2] * visual.shape[3]
     m, d = audio.shape
     temporary = positions * d * (1 if kept else 2) + 12 * m
-    if on_accelerator(visual):
+    if again or on_accelerator(visual):
         temporary += positions * m
     return blocks(visual.shape[0], temporary * audio.element_size(), block_bytes(visual))
 

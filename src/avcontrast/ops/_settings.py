@@ -19,6 +19,8 @@ NORM_EPS = 1e-12
 RANGE_EPS = 1e-5
 """Added to the range of an own map before it is scaled to [0, 1]; in units of logits."""
 
+SOFT_MASK = "pooling by a soft mask"  # what the kernels do not have
+
 TERMS = ("visual_to_audio", "audio_to_visual", "fns_audio", "fns_visual", "tne")
 
 
@@ -28,7 +30,7 @@ class Settings(NamedTuple):
     Args:
         terms: names out of ``TERMS``, in that order.
         normalize: scale every vector to unit length first.
-        pooling: "max" or "mean" over the positions of a map.
+        pooling: "max", "mean" or "soft-mask" over the positions of a map.
         threshold: positions of the own map above it are foreground, for the hard mask.
         mask: "hard" or "soft" foreground.
         anchor: whose rows of the cross-modal matrix meet the adjacencies.
@@ -36,6 +38,10 @@ class Settings(NamedTuple):
         elimination: whose limits a likely false negative exceeds: "visual", "audio" or "both"; or
             "none", which leaves nothing out.
         elimination_level: where these limits lie, from the mean of the scores, 0, to the own pair.
+        mask_threshold: similarity that weighs half of the highest possible, for the soft mask.
+        mask_temperature: how soft that mask is.
+        positive_form: how several positives of a sample count, see :mod:`._positives`.
+        has_positives: whether the kinds of all pairs are given, instead of pairs to ignore.
     """
 
     terms: tuple[str, ...]
@@ -47,6 +53,17 @@ class Settings(NamedTuple):
     detach_adjacency: bool = False
     elimination: str = "none"
     elimination_level: float = 0.65
+    mask_threshold: float = 0.65
+    mask_temperature: float = 0.03
+    positive_form: str = "outside"
+    has_positives: bool = False
+
+    @property
+    def beyond_kernels(self) -> str:
+        """What is asked for that the CUDA kernels do not have, or nothing."""
+        if self.pools_softly:
+            return SOFT_MASK
+        return "several positives" if self.has_positives else ""
 
     @property
     def eliminates(self) -> bool:
@@ -78,6 +95,16 @@ class Settings(NamedTuple):
     def pools_mean(self) -> bool:
         """Whether the logits are means over the positions."""
         return self.needs_logits and self.pooling == "mean"
+
+    @property
+    def pools_softly(self) -> bool:
+        """Whether the logits are means over the positions, weighed by a soft mask."""
+        return self.needs_logits and self.pooling == "soft-mask"
+
+    @property
+    def soft_mask(self) -> tuple[float, float]:
+        """Threshold and temperature of the soft mask."""
+        return self.mask_threshold, self.mask_temperature
 
     @property
     def needs_pooled(self) -> bool:

@@ -1,9 +1,10 @@
 """Row-block streaming in PyTorch: any device, any dtype, never the b x b x p similarity.
 
-Two operators with their gradients. What they compute is in ``_rows`` (between the feature maps and
-the logits), ``_sources`` and ``_adjacency`` (after the maximum); this file puts the pieces in order
-and tells PyTorch about them. Kept for the backward pass are the logits (4 bytes a pair in fp32),
-the position of each maximum (1 byte), a few numbers a row and, of small maps, the unit rows.
+Three operators with their gradients. What they compute is in ``_rows`` and ``_soft_mask`` (between
+the feature maps and the logits), ``_sources`` and ``_adjacency`` (after the pooling); this file
+puts the pieces in order and tells PyTorch about them. Kept for the backward pass are the logits (4
+bytes a pair in fp32), the position of each maximum (1 byte), a few numbers a row and, of small
+maps, the unit rows. A soft mask is made again from the similarity of a block.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, all_gather, reduce_scatter
-from avcontrast.ops import _adjacency, _elimination, _rows, _sources
+from avcontrast.ops import _adjacency, _elimination, _positives, _rows, _soft_mask, _sources
 from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import (
     Settings,
@@ -31,6 +32,15 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
     with_index = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
     best: Tensor = _max_similarity(visual, audio, normalize, with_index)[0]
     return best
+
+
+def soft_similarity(
+    visual: Tensor, audio: Tensor, soft_mask: tuple[float, float], *, normalize: bool
+) -> Tensor:
+    """Return the mean similarity under a soft mask for every pair.  [n, m]."""
+    with_backward = torch.is_grad_enabled() and (visual.requires_grad or audio.requires_grad)
+    pooled: Tensor = _soft_similarity(visual, audio, normalize, *soft_mask, with_backward)
+    return pooled
 
 
 def contrast(
@@ -111,6 +121,74 @@ register_gradient(
 )
 
 
+@torch.library.custom_op("avcontrast::soft_similarity", mutates_args=())
+def _soft_similarity(
+    visual: Tensor,
+    audio: Tensor,
+    normalize: bool,
+    threshold: float,
+    temperature: float,
+    with_backward: bool,
+) -> Tensor:
+    with without_autocast(visual.device):
+        dtype = compute_dtype(visual, audio)
+        vectors, _ = _rows.unit_rows(audio, dtype, normalize)
+        pooled = vectors.new_empty(visual.shape[0], audio.shape[0])
+        for block in _rows.forward_blocks(visual, vectors):
+            rows, _ = _rows.map_rows(visual, block, dtype, normalize)
+            similarity = _rows.similarity(rows, vectors)
+            pooled[block] = _soft_mask.pool_pairs(similarity, (threshold, temperature))
+        return pooled
+
+
+@_soft_similarity.register_fake
+def _(visual: Tensor, audio: Tensor, *others: Any) -> Tensor:
+    pairs = (visual.shape[0], audio.shape[0])
+    return visual.new_empty(pairs, dtype=compute_dtype(visual, audio))
+
+
+@torch.library.custom_op("avcontrast::soft_similarity_backward", mutates_args=())
+def _soft_similarity_backward(
+    grad: Tensor,
+    visual: Tensor,
+    audio: Tensor,
+    normalize: bool,
+    threshold: float,
+    temperature: float,
+    need_visual: bool,
+    need_audio: bool,
+) -> tuple[Tensor, Tensor]:
+    with without_autocast(visual.device):
+        dtype = compute_dtype(visual, audio)
+        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        grad_visual = _empty_maps_if(need_visual, visual)
+        grad_vectors = torch.zeros_like(vectors)
+        for block in _rows.backward_blocks(visual, vectors, again=True):
+            rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
+            similarity = _rows.similarity(rows, vectors)
+            mask = (threshold, temperature)
+            grad_similarity = _soft_mask.backward(grad[block], similarity, mask).flatten(1)
+            if need_audio:
+                grad_vectors.addmm_(grad_similarity, rows.flatten(0, 1))
+            if need_visual:
+                grad_rows = (grad_similarity.T @ vectors).view_as(rows)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
+                _rows.store_map(grad_rows, grad_visual, block)
+        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
+        return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
+
+
+@_soft_similarity_backward.register_fake
+def _(grad: Tensor, visual: Tensor, audio: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    need_visual, need_audio = others[-2:]
+    return _empty_maps_if(need_visual, visual), _empty_like_if(need_audio, audio)
+
+
+register_gradient(
+    _soft_similarity, _soft_similarity_backward, tensors=2, differentiable=2, name="blockwise"
+)
+
+
 @torch.library.custom_op("avcontrast::contrast", mutates_args=())
 @with_options(12, with_backward=bool)
 def _contrast(
@@ -150,7 +228,10 @@ def _contrast(
                 rows, _ = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_pooled:
                 pooled[own] = rows.mean(1)
-            if settings.needs_index:
+            if settings.pools_softly:
+                similarity = _rows.similarity(rows, vectors)
+                logits[block] = _soft_mask.pool_pairs(similarity, settings.soft_mask).div_(tau)
+            elif settings.needs_index:
                 similarity = _rows.similarity(rows, vectors)
                 best, where = _rows.best_positions(similarity, with_backward)
                 logits[block] = best.div_(tau)
@@ -159,7 +240,7 @@ def _contrast(
             elif settings.needs_logits:
                 logits[block] = (pooled[own] @ vectors.T).div_(tau)
             if "tne" in settings.terms:
-                if settings.needs_index:
+                if settings.needs_index or settings.pools_softly:
                     own_similarity = similarity[own].diagonal().T
                 else:
                     own_similarity = _sources.own_similarity(rows, vectors[own])
@@ -172,10 +253,14 @@ def _contrast(
             sources.copy_(all_gather(sources[matrices.own], peers))
         if settings.eliminates:
             limits.copy_(_elimination.limits_of(logits, settings, peers))
-        _adjacency.measure_logits(matrices, settings)
-        adjacency, sums[:] = _adjacency.forward(matrices, settings)
-        for row, term in enumerate(settings.terms):
-            values[row] = adjacency[term] if term in adjacency else matrices.cross_entropy(term)
+        if settings.has_positives:
+            values.copy_(_positives.forward(matrices, settings))
+            sums.zero_()
+        else:
+            _adjacency.measure_logits(matrices, settings)
+            adjacency, sums[:] = _adjacency.forward(matrices, settings)
+            for row, term in enumerate(settings.terms):
+                values[row] = adjacency[term] if term in adjacency else matrices.cross_entropy(term)
         return *outputs[:-1], vectors if peers.size > 1 else outputs[-1]
 
 
@@ -239,16 +324,21 @@ def _contrast_backward(
         grad_visual = _empty_maps_if(need_visual, visual)
         first = matrices.own.start
 
-        for block in _rows.backward_blocks(visual, vectors, len(kept) > 0):
+        again = settings.pools_softly
+        for block in _rows.backward_blocks(visual, vectors, len(kept) > 0, again):
             own = slice(first + block.start, first + block.stop)
             if len(kept):
                 rows, row_lengths = kept[block], lengths[block]
             else:
                 rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_logits:
-                grad_logits = _adjacency.logits_backward(
-                    grads, matrices, sums, adjacency.signs, block
-                ).div_(tau)
+                if settings.has_positives:
+                    grad_logits = _positives.logits_backward(grads, matrices, settings, block)
+                else:
+                    grad_logits = _adjacency.logits_backward(
+                        grads, matrices, sums, adjacency.signs, block
+                    )
+                grad_logits.div_(tau)
                 if need_temperature:
                     grad_tau += (grad_logits * logits[block]).sum()
             if settings.needs_index and need_visual:
@@ -257,6 +347,15 @@ def _contrast_backward(
                 grad_rows = torch.zeros_like(rows)
             if settings.needs_index and need_audio:
                 grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
+            if settings.pools_softly:
+                similarity = _rows.similarity(rows, vectors)
+                grad_similarity = _soft_mask.backward(
+                    grad_logits, similarity, settings.soft_mask
+                ).flatten(1)
+                if need_visual:
+                    grad_rows.flatten(0, 1).addmm_(grad_similarity.T, vectors)
+                if need_audio:
+                    grad_vectors.addmm_(grad_similarity, rows.flatten(0, 1))
             if settings.pools_mean and need_visual:
                 grad_pooled[block] += grad_logits @ vectors
             if settings.pools_mean and need_audio:
@@ -328,6 +427,9 @@ def _empty_outputs(
     positions = visual.shape[2] * visual.shape[3]
     dtype = compute_dtype(visual, audio)
     keep_rows = with_backward and _rows.keeps_rows(visual, dtype)
+    scales: tuple[int, ...] = (_adjacency.number_of_softmaxes(ignore, settings), 3, b)
+    if settings.has_positives:
+        scales = (len(_positives.DIRECTIONS), _positives.MEASURES, b)
 
     def empty(*shape: int, needed: bool = True) -> Tensor:
         return audio.new_empty(shape if needed else 0, dtype=dtype)
@@ -336,7 +438,7 @@ def _empty_outputs(
         empty(len(settings.terms), n),
         empty(n, b, needed=settings.needs_logits),
         _rows.empty_index(visual, b, with_backward and settings.needs_index),
-        empty(_adjacency.number_of_softmaxes(ignore, settings), 3, b).zero_(),
+        empty(*scales).zero_(),
         empty(len(_adjacency.SIDES), 2, b),
         empty(2, b, needed=settings.eliminates),
         empty(b, d, needed=settings.needs_pooled),

@@ -7,6 +7,7 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, gather, highest, total
+from avcontrast.ops import _positives, _soft_mask
 from avcontrast.ops._elimination import above_limits
 from avcontrast.ops._settings import (
     NORM_EPS,
@@ -23,6 +24,28 @@ def unit(features: Tensor, dim: int) -> Tensor:
     return features / torch.where(norm > NORM_EPS, norm, torch.inf)
 
 
+def vectors(audio: Tensor, normalize: bool) -> Tensor:
+    """Return the vectors that are compared, at unit length if asked for.  [m, d]."""
+    with without_autocast(audio.device):
+        audio = audio.to(compute_dtype(audio, audio))
+        return unit(audio, 1) if normalize else audio
+
+
+def mean_vectors(visual: Tensor, normalize: bool) -> Tensor:
+    """Return the mean over the positions, which are at unit length if asked for.  [n, d].
+
+    Its product with a vector is the mean of the products with that vector.
+    """
+    with without_autocast(visual.device):
+        visual = visual.to(compute_dtype(visual, visual))
+        maps = visual.flatten(2) if visual.ndim > 2 else visual[:, :, None]
+        if not normalize:
+            return maps.mean(2)
+        length = torch.linalg.vector_norm(maps, dim=1)
+        share = 1 / (torch.where(length > NORM_EPS, length, torch.inf) * maps.shape[2])
+        return torch.matmul(maps, share[:, :, None]).squeeze(2)
+
+
 def zero_of(tensor: Tensor) -> Tensor:
     """Return a zero, of any tensor, whose gradient is zero: what it is added to depends on it."""
     return tensor.flatten()[:0].sum()
@@ -33,6 +56,15 @@ def max_similarity(visual: Tensor, audio: Tensor, *, normalize: bool) -> Tensor:
     with without_autocast(visual.device):
         visual, audio = _prepare(visual, audio, normalize)
         return einsum(visual, audio, "n d p, m d -> n m p").max(-1).values
+
+
+def soft_similarity(
+    visual: Tensor, audio: Tensor, soft_mask: tuple[float, float], *, normalize: bool
+) -> Tensor:
+    """Return the mean similarity under a soft mask for every pair.  [n, m]."""
+    with without_autocast(visual.device):
+        visual, audio = _prepare(visual, audio, normalize)
+        return _soft_mask.pool(einsum(visual, audio, "n d p, m d -> n m p"), *soft_mask)
 
 
 def contrast(
@@ -50,7 +82,7 @@ def contrast(
         all_audio = gather(audio, peers)
         logits = visual.new_empty(0)
         if settings.needs_logits:
-            logits = _logits(visual, all_audio, tau, settings.pooling)
+            logits = _logits(visual, all_audio, tau, settings)
         return terms_of(logits, visual, audio, all_audio, tau, settings, peers, ignore)
 
 
@@ -79,12 +111,14 @@ def terms_of(
     with without_autocast(audio.device):
         terms, detach = settings.terms, settings.detach_adjacency
         own = peers.own(audio.shape[0]).start
-        values = {}
+        values: dict[str, Tensor] = {}
 
         if settings.needs_logits:
+            likely = above_limits(logits.detach(), settings, peers) if settings.eliminates else None
+            if settings.has_positives:
+                return _with_positives(logits, ignore, likely, settings, peers)
             contrasted = logits if ignore is None else logits.masked_fill(ignore, -torch.inf)
-            if settings.eliminates:
-                likely = above_limits(logits.detach(), settings, peers)
+            if likely is not None:
                 contrasted = contrasted.masked_fill(likely, -torch.inf)
         if "visual_to_audio" in terms:
             values["visual_to_audio"] = -contrasted.log_softmax(1).diagonal(own)
@@ -114,14 +148,30 @@ def terms_of(
         return [values[term] for term in terms]
 
 
-def _logits(visual: Tensor, audio: Tensor, tau: Tensor, pooling: str) -> Tensor:
-    """Return the maximum, or the mean, of the similarity over the positions, over tau.  [n, m]."""
+def _with_positives(
+    logits: Tensor, kind: Tensor | None, likely: Tensor | None, settings: Settings, peers: Peers
+) -> list[Tensor]:
+    """Return the contrastive terms where a sample may have several positives.  [n] each."""
+    assert kind is not None
+    negative = kind == _positives.NEGATIVE
+    if likely is not None:
+        negative = negative & ~likely
+    positive, form = kind == _positives.POSITIVE, settings.positive_form
+    return [
+        _positives.losses(logits, positive, negative, direction, form, peers)
+        for direction in settings.terms
+    ]
+
+
+def _logits(visual: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
+    """Return the similarity, pooled over the positions, over tau.  [n, m]."""
     if visual.shape[2] == 1:
         # Of vectors, to divide the product takes a good part of the time of the loss.
         return (visual.flatten(1) * tau.reciprocal()) @ audio.T
     similarity = einsum(visual, audio, "n d p, m d -> n m p")
-    best = similarity.max(-1).values if pooling == "max" else similarity.mean(-1)
-    return best / tau
+    if settings.pooling == "soft-mask":
+        return _soft_mask.pool(similarity, *settings.soft_mask) / tau
+    return (similarity.max(-1).values if settings.needs_index else similarity.mean(-1)) / tau
 
 
 def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
