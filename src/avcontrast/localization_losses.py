@@ -51,7 +51,7 @@ class TriMapLoss(_Loss):
         loss = F.cross_entropy(logits, torch.arange(len(logits)))
 
     Args:
-        temperature: :math:`\tau`, see :class:`InfoNCE`. If None, 0.07 for ``form="code"`` and 1 for
+        temperature: see :class:`InfoNCE`. If None, 0.07 for ``form="code"`` and 1 for
             ``form="paper"``, which has no temperature.
         form: ``"code"`` or ``"paper"``, see above.
         mask_threshold: :math:`\varepsilon_p`, above which a position is what sounds.
@@ -149,8 +149,8 @@ class HardPositiveLoss(_Loss):
     It is :class:`InfoNCE` with ``pooling="soft-mask"``, one direction and several positives.
 
     Args:
-        temperature: :math:`\tau`, see :class:`InfoNCE`. If None, 1 for the forms ``"sum"`` and
-            ``"mean"``, which have none, and 0.07 for the others.
+        temperature: see :class:`InfoNCE`. If None, 1 for the forms ``"sum"`` and ``"mean"``, which
+            have none, and 0.07 for the others.
         positive_form: ``"sum"``, the equation above; ``"mean"``, with the mean of the responses of
             the positives; ``"inside"``, minus the logarithm of their summed probability in a
             softmax over all; or ``"outside"``, the mean of minus their log-probabilities.
