@@ -6,6 +6,7 @@ frames. Everywhere the order is ``(visual, audio)`` and in a cross-modal matrix 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -27,8 +28,6 @@ from avcontrast.ops._settings import Settings, compute_dtype, named, without_aut
 from avcontrast.ops.dense import unit, zero_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch.distributed import ProcessGroup
 
 __all__ = [
