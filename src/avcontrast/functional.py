@@ -6,6 +6,7 @@ frames. Everywhere the order is ``(visual, audio)`` and in a cross-modal matrix 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,8 +27,6 @@ from avcontrast.ops._temperature import checked
 from avcontrast.ops.dense import mean_vectors, unit, vectors, zero_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch.distributed import ProcessGroup
 
 __all__ = [

@@ -85,7 +85,7 @@ def unsupported_reasons(
 
     Args:
         backend: one of ``BACKENDS``.
-        visual: visual features, (b, d) or (b, d, *positions); channels-last ones as a view.
+        visual: visual features, (b, d), (b, d, h, w) and the like, the channels second.
         audio: audio features, (b, d) or (b, d, t).
         processes: how many processes share the batch, each with as many samples.
         beyond_kernels: what is asked for that the kernels do not have; empty if nothing.
@@ -169,7 +169,7 @@ def select_backend(
             faster one, and otherwise the first of ``BACKENDS`` that can run; the kernels only on
             cards of a kind that they have passed their tests on, and ``triton`` only if what it
             keeps for every pair takes no more than half of the device's memory.
-        visual: visual features, (n, d) or (n, d, *positions); channels-last ones as a view.
+        visual: visual features, (n, d), (n, d, h, w) and the like, the channels second.
         audio: audio features, (m, d) or (m, d, t).
         processes: how many processes share the batch, each with as many samples.
         beyond_kernels: see :func:`unsupported_reasons`.
