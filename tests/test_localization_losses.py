@@ -28,7 +28,7 @@ def golden(*names):
 
 
 def printed_features():
-    """Unit features from sines, of which the specification of the losses prints numbers."""
+    """Features from sines, so that their losses can be computed anywhere from a line of text."""
     n, k, y, x = (
         torch.arange(size, dtype=torch.float64).view([-1 if i == j else 1 for j in range(4)])
         for i, size in enumerate((4, 8, 3, 3))
