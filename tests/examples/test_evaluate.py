@@ -199,7 +199,7 @@ def test_the_caption_says_how_many_maps_are_flat():
         **{"visible": torch.ones(3).bool(), "rows": torch.arange(3), "maps": maps},
         **{"skipped": [], "objects": None},
     )
-    tests = SimpleNamespace(labelled=SimpleNamespace(silent=()))
+    tests = SimpleNamespace(labelled=SimpleNamespace(silent=(), located=True))
     what = (tests, tested, Path("best.ckpt"), 2)
     first, second = evaluate.caption(*what).splitlines()
     assert first == "best.ckpt (epoch 2), flickr: 3 pairs"

@@ -114,13 +114,13 @@ def shorten(label: str, most: int) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
-def legend(figure: Figure, true: str, predicted: str) -> None:
+def legend(figure: Figure, true: str | None, predicted: str) -> None:
     """Say under all pictures what the lines in them mean."""
+    lines = [Line2D([], [], color=style.SKY, lw=2, label=predicted)]
+    if true is not None:
+        lines.insert(0, Line2D([], [], color="white", lw=2, ls="--", label=true))
     figure.legend(
-        handles=[
-            Line2D([], [], color="white", lw=2, ls="--", label=true),
-            Line2D([], [], color=style.SKY, lw=2, label=predicted),
-        ],
+        handles=lines,
         loc="outside lower left",
         ncols=2,
         labelcolor="white",

@@ -111,7 +111,7 @@ def draw_localisation(path: Path, tests: NamedTests, tested: Tested, name: str) 
     spread evenly over the test; none is picked for its result.
     """
     test = tests.labelled
-    labels, ciou = test.labels[tested.rows], tested.columns["model_ciou_quarter"]
+    labels, ciou = test.labels[tested.rows], tested.columns.get("model_ciou_quarter")
     places = [int((labels == label).nonzero()[0]) for label in torch.unique(labels)]
     if len(places) == 1:
         places = list(range(len(labels)))
@@ -133,10 +133,12 @@ def draw_localisation(path: Path, tests: NamedTests, tested: Tested, name: str) 
             plain.imshow(picture)
             plain.set_title(shorten(test.class_names[int(test.labels[row])], 21), fontsize=8)
             show_heat(overlaid, picture, heat[number], cut_of(heat[number], 0.75, 0.0))
-            overlaid.set_title(f"cIoU {ciou[place]:.2f}", fontsize=8, fontweight="normal")
+            if ciou is not None:
+                overlaid.set_title(f"cIoU {ciou[place]:.2f}", fontsize=8, fontweight="normal")
             for axis in (plain, overlaid):
                 draw_truth(axis, test, row, size, size)
-        legend(figure, "true box", "predicted: top quarter of the map")
+        true = "true box" if test.located else None
+        legend(figure, true, "predicted: top quarter of the map")
 
 
 def _ordered_by_class(labels: Tensor, most: int = 96) -> Tensor:

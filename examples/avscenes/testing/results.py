@@ -28,7 +28,7 @@ def caption(tests: NamedTests, tested: Tested, checkpoint: Path, epoch: int) -> 
         f"{checkpoint}{at}, {how.dataset}: {len(tested.rows)} pairs"
         + (f", {silent} of them silent" if tests.labelled.silent else "")
         + (f", {lost} left out" if lost else ""),
-        describe(how.protocol),
+        describe(how.protocol) if tests.labelled.located else "no boxes: retrieval alone",
     ]
     if tested.objects is not None:
         lines.append(f"mix: {1 - how.object_share:g} model + {how.object_share:g} OGL")

@@ -20,7 +20,7 @@ from avscenes.sets.annotated import nothing_left
 from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.readable import Batch, readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
-from avscenes.testing.retrieval import Features
+from avscenes.testing.retrieval import Features, pair_ranks
 from avscenes.testing.scoring import joined, score, with_disc
 from avscenes.testing.silence import confidences
 
@@ -132,7 +132,9 @@ def score_batch(
         object_share=how.object_share,
     )
     truth = batch.truth.to(like.device)
-    columns = score(heats, truth, metrics.PROTOCOLS[how.protocol], masks=bool(test.masks))
+    columns = {}
+    if test.located:
+        columns = score(heats, truth, metrics.PROTOCOLS[how.protocol], masks=bool(test.masks))
     if test.silent:
         columns.update(confidences(heats, how.protocol))
     if test.masks:
@@ -168,16 +170,20 @@ def whole_test(
     if not visible.any():
         raise nothing_left(count, skipped)
     objects = [batch.objects for batch in batches if batch.objects is not None]
-    features = [batch.features for batch in batches if batch.features is not None]
+    parts_of = [batch.features for batch in batches if batch.features is not None]
+    features = Features(*map(torch.cat, zip(*parts_of, strict=True))) if parts_of else None
+    columns = joined([batch.columns for batch in batches])
+    if not tests.labelled.located and features is not None:
+        columns.update(pair_ranks(features))
     return Tested(
         how,
         torch.tensor(rows),
         visible,
-        joined([batch.columns for batch in batches]),
+        columns,
         _f_scores([part.masks for part in parts]),
         torch.cat([batch.maps for batch in batches]),
         torch.cat(objects) if objects else None,
-        Features(*map(torch.cat, zip(*features, strict=True))) if features else None,
+        features,
         skipped,
     )
 

@@ -10,14 +10,15 @@ from pydantic import BaseModel, Field
 
 from avcontrast import metrics
 from avscenes.files.errors import UserError
-from avscenes.files.strict import Count, File, OneOf, Portion, Whole, flag, option
+from avscenes.files.strict import Count, File, OneOf, Portion, Whole, flag, flags, option
 from avscenes.models.object_maps import mixes_absolute
 from avscenes.sets.testsets import KINDS
+from avscenes.training.own_clips import LISTS
 from avscenes.training.settings import Settings
 
 Protocol = Annotated[str, OneOf(metrics.PROTOCOLS)]
 Dataset = Annotated[str, OneOf(KINDS)]
-FILES = ("test_root", "test_list", "annotations", "silent_list", "other_half")
+FILES = ("test_root", "test_list", "annotations", "labels", "silent_list", "other_half")
 PAIR = ("image", "sound", "output")
 _FROM_RUN = (*FILES, "test_size", "max_missing", "batch_size", "workers")
 
@@ -61,6 +62,7 @@ class Options(BaseModel, strict=True, frozen=True, extra="forbid"):
     annotations: File | None = _test_file(
         "annotations", "vggss.json; for flickr the folder of ID.xml; for is3 the list of boxes"
     )
+    labels: File | None = _test_file("labels", "classes, ID,CLASS a line")
     silent_list: File | None = _test_file(
         "silent_list", "pairs without a visible source (vggss_test_plus_silent.csv)"
     )
@@ -109,9 +111,9 @@ def check(options: Options) -> None:
         UserError: When they contradict each other or the device is none.
     """
     given = [name for name in PAIR if getattr(options, name) is not None]
-    for name in PAIR:
-        if given and name not in given:
-            raise UserError(f"{flag(given[0])} needs {flag(name)}")
+    missing = [name for name in PAIR if name not in given]
+    if given and missing:
+        raise UserError(f"{flag(given[0])} needs {flags(missing)}")
     for name in ("dataset", *FILES, "test_size", "max_missing", "output_dir"):
         if given and getattr(options, name) is not None:
             raise UserError(f"{flag(name)} is for a test set and does not go with {flag(given[0])}")
@@ -155,12 +157,26 @@ def complete(options: Options, folder: Path, run: Settings) -> WholeSet:
     protocol = options.protocol or kind.protocol
     values: dict[str, Any] = {
         **{name: getattr(like, name, None) for name in _FROM_RUN},
+        **(_own_clips(options, folder, run) if dataset == run.dataset == "clips" else {}),
         "dataset": dataset,
         "protocol": protocol,
         "output_dir": folder / f"evaluation-{dataset}-{protocol}",
         **options.model_dump(exclude_none=True),
     }
-    for name in kind.needs:
-        if not values[name]:
-            raise UserError(f"--dataset {dataset} needs {flag(name)}")
+    missing = [name for name in kind.needs if not values[name]]
+    if missing:
+        raise UserError(f"--dataset {dataset} needs {flags(missing)}")
     return WholeSet.model_validate(values)
+
+
+def _own_clips(options: Options, folder: Path, run: Settings) -> dict[str, Any]:
+    """Return where the clips are that a run on own clips was tested with, and which they are.
+
+    Those of another folder are other clips, with annotations and classes of their own.
+    """
+    if options.test_root is not None:
+        return {"test_list": None, "annotations": None, "labels": None}
+    return {
+        "test_root": run.test_root or run.data_root,
+        "test_list": folder / LISTS / "test.txt",
+    }
