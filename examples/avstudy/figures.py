@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from avcontrast import functional, metrics
+from avcontrast import functional, metrics, plots
 from avscenes.pictures import overlays, style
 from avscenes.scenes.scene import SceneSet
 from avscenes.testing.retrieval import Features
@@ -178,7 +178,7 @@ def heat_maps(
     """
     chosen = list(rows)
     size = scenes.images.shape[-1]
-    pictures = [overlays.as_picture(image) for image in scenes.images[chosen].float()]
+    pictures = [plots.as_picture(image) for image in scenes.images[chosen].float()]
     with style.figure(path, 8.2, 0.6 + 8 * (1 + len(features)) / len(chosen)) as figure:
         grid = figure.subplots(1 + len(features), len(chosen), squeeze=False)
         for axis, picture in zip(grid[0], pictures, strict=True):
@@ -188,9 +188,9 @@ def heat_maps(
             heats = metrics.upsample(maps, (size, size))
             axes[0].set_ylabel(name, fontsize=8)
             for axis, picture, heat in zip(axes, pictures, heats, strict=True):
-                overlays.show_heat(axis, picture, heat, overlays.cut_of(heat, 0.75, 0))
+                plots.show_map(axis, picture, heat, plots.prediction_cut(heat))
         for axes in grid:
             for axis, box in zip(axes, scenes.boxes[chosen], strict=True):
                 overlays.bare(axis)
-                overlays.draw_boxes(axis, box[None], size, size)
+                plots.show_boxes(axis, box[None], size, size)
         overlays.legend(figure, "what is heard", "top quarter")

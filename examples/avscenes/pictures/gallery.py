@@ -10,17 +10,10 @@ from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
 from avcontrast import metrics
+from avcontrast.plots import as_picture, prediction_cut, show_map
 from avscenes.models.object_maps import heat_maps
 from avscenes.pictures import style
-from avscenes.pictures.overlays import (
-    as_picture,
-    bare,
-    cut_of,
-    draw_truth,
-    legend,
-    shorten,
-    show_heat,
-)
+from avscenes.pictures.overlays import bare, draw_truth, legend, shorten
 from avscenes.sets.testsets import NamedTests
 from avscenes.testing.run import Tested
 
@@ -174,8 +167,8 @@ def _draw_column(
     for line, (who, heat) in enumerate(column.heats.items(), start=2):
         axis = figure.add_subplot(grid[line, number])
         area = column.scores.get("gt_area", 0.0)
-        cut = cut_of(heat, threshold, area) if column.visible else None
-        show_heat(axis, picture, heat, cut, limits.get(who))
+        cut = prediction_cut(heat, threshold, area) if column.visible else None
+        show_map(axis, picture, heat, cut, limits.get(who))
         axis.set_title(_scores(who, column, threshold), fontsize=8, fontweight="normal")
         axes.append(axis)
     for axis in axes:
