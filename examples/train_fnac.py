@@ -42,7 +42,7 @@ from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.loaders import DATA_SEED, train_loader, validation_loader
 from avscenes.sets.testsets import KINDS
 from avscenes.testing.results import caption, write_left_out, write_results
-from avscenes.testing.run import Conditions, Networks, run_part, whole_test
+from avscenes.testing.run import Conditions, Networks, fed, run_part, whole_test
 from avscenes.training.data import Data, clip_data, synthetic_data
 from avscenes.training.interruption import Interruption
 from avscenes.training.module import MONITOR, LocalisationModule
@@ -225,7 +225,7 @@ def finish(
     tests, rank, world = data.test, trainer.global_rank, trainer.world_size
     how = Conditions(settings.dataset, KINDS[settings.dataset].protocol)
     part = run_part(
-        Networks(module.visual, module.audio),
+        Networks(fed(module.visual), fed(module.audio)),
         tests,
         how,
         batch_size=settings.batch_size // world,

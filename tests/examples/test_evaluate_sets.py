@@ -5,13 +5,13 @@ import json
 import shutil
 from pathlib import Path
 
-import evaluate
 import pytest
 import torch
 from set_runs import SETS, by_hand, cells_of, evaluated, files_of, run, truth_of
 from small_sets import write_set
 
 from avcontrast import functional, metrics
+from avscenes.pictures import report
 from avscenes.sets import clips
 from avscenes.sets.testsets import KINDS
 
@@ -26,7 +26,7 @@ def test_broken_files_are_named_and_nothing_is_read_twice(
     monkeypatch.setattr(
         clips, "_decode", lambda clip, *more: (decoded.append(clip.name), decode(clip, *more))[1]
     )
-    monkeypatch.setattr(evaluate, "draw_gallery", lambda path, *_, **__: path.touch())
+    monkeypatch.setattr(report, "draw_gallery", lambda path, *_, **__: path.touch())
     found, rows = evaluated(checkpoint, dataset, options)
     assert [row["id"] for row in rows] == names
     assert len(decoded) == len(set(decoded))

@@ -5,7 +5,7 @@ Several processes may take a part of the test set each; `whole_test` puts the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,11 +26,17 @@ from avscenes.testing.silence import confidences
 
 
 class Networks(NamedTuple):
-    """What the maps come from, in evaluation mode and on one device."""
+    """What the maps come from, in evaluation mode: functions of what a test set holds."""
 
-    visual: nn.Module
-    audio: nn.Module
+    visual: Callable[[Tensor], Tensor]  # to [b, d, h, w]
+    audio: Callable[[Tensor], Tensor]  # to [b, d], on the same device
     objects: ResNet18 | None = None  # which makes object maps
+
+
+def fed(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a network as a function of inputs on the CPU."""
+    like = next(module.parameters())
+    return lambda inputs: module(inputs.to(like))
 
 
 class Conditions(NamedTuple):
@@ -117,13 +123,38 @@ def score_batch(
     masks: dict[str, MaskMetric],
 ) -> Scored:
     """Encode a batch and score its maps; of masks also count what the F-score is made of."""
+    seen = networks.visual(batch.images).float()
+    heard = networks.audio(batch.spectrograms).float()
+    things = None
+    if networks.objects is not None:
+        things = object_maps(networks.objects, batch.images.to(seen.device)).float()
+    return score_features(seen, heard, things, batch.rows, batch.truth, tests, how, masks)
+
+
+def score_features(
+    seen: Tensor,
+    heard: Tensor,
+    things: Tensor | None,
+    rows: list[int],
+    truth: Tensor,
+    tests: NamedTests,
+    how: Conditions,
+    masks: dict[str, MaskMetric],
+) -> Scored:
+    """Score the maps of features.
+
+    Args:
+        seen: Of images, [b, d, h, w].
+        heard: Of sounds, [b, d].
+        things: Object maps, [b, h, w].
+        rows: Of the test set.
+        truth: Of these rows, [b, size, size].
+        tests: The test set.
+        how: How maps become scores.
+        masks: Gets what the F-score is made of, if there are masks.
+    """
     test = tests.labelled
-    like = next(networks.visual.parameters())
-    images = batch.images.to(like)
-    seen = networks.visual(images).float()
-    heard = networks.audio(batch.spectrograms.to(like)).float()
     cosines = functional.localization_map(seen, heard)
-    things = None if networks.objects is None else object_maps(networks.objects, images).float()
     heats = heat_maps(
         cosines,
         things,
@@ -131,7 +162,7 @@ def score_batch(
         protocol=how.protocol,
         object_share=how.object_share,
     )
-    truth = batch.truth.to(like.device)
+    truth = truth.to(seen.device)
     columns = {}
     if test.located:
         columns = score(heats, truth, metrics.PROTOCOLS[how.protocol], masks=bool(test.masks))
@@ -141,10 +172,10 @@ def score_batch(
         _add_masks(masks, heats, truth)
     features = None
     if KINDS[how.dataset].retrieval:
-        visible = test.visible[batch.rows]
+        visible = test.visible[rows]
         features = Features(seen.cpu()[visible], heard.cpu()[visible])
     objects = None if things is None else things.cpu()
-    return Scored(batch.rows, columns, cosines.cpu(), objects, features)
+    return Scored(rows, columns, cosines.cpu(), objects, features)
 
 
 def whole_test(

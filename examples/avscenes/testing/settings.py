@@ -75,7 +75,10 @@ class Options(BaseModel, strict=True, frozen=True, extra="forbid"):
 
     image: File | None = option(None, "image file")
     sound: File | None = option(None, "sound file")
-    output: File | None = option(None, "PNG file to write")
+    output: File | None = option(None, "PNG file to write; of a video, MP4 or GIF")
+
+    video: File | None = option(None, "video file, over which --output shows the maps")
+    strip: File | None = option(None, "PNG file with some of the frames in a row (--video)")
 
 
 def _share(known: dict[str, Any]) -> float:
@@ -104,21 +107,46 @@ class OnePair(Options, frozen=True):
     output: File
 
 
+class OneVideo(Options, frozen=True):
+    """The settings of maps over a video."""
+
+    batch_size: Count = 32
+    video: File
+    output: File
+
+
+def _check_output(options: Options) -> None:
+    """Check the options that draw, instead of testing."""
+    wanted = PAIR if options.video is None else ("video", "output")
+    given = [name for name in (*PAIR, "video", "strip") if getattr(options, name) is not None]
+    if not given:
+        return
+    if options.strip is not None and options.video is None:
+        raise UserError("--strip needs --video")
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise UserError(f"{flag(given[0])} needs {flags(missing)}")
+    for name in ("dataset", *FILES, "test_size", "max_missing", "output_dir"):
+        if getattr(options, name) is not None:
+            raise UserError(f"{flag(name)} is for a test set and does not go with {flag(given[0])}")
+    for name in ("image", "sound", "protocol", "object_weights"):
+        if options.video is not None and getattr(options, name) is not None:
+            raise UserError(f"{flag(name)} does not go with --video")
+    endings = ".png" if options.video is None else (".mp4", ".gif")
+    for name, allowed in (("output", endings), ("strip", ".png")):
+        path = getattr(options, name)
+        if path is not None and not path.name.lower().endswith(allowed):
+            words = allowed if isinstance(allowed, str) else " or ".join(allowed)
+            raise UserError(f"{flag(name)}: must end in {words}, got {path}")
+
+
 def check(options: Options) -> None:
     """Check the options as far as they can be without the run.
 
     Raises:
         UserError: When they contradict each other or the device is none.
     """
-    given = [name for name in PAIR if getattr(options, name) is not None]
-    missing = [name for name in PAIR if name not in given]
-    if given and missing:
-        raise UserError(f"{flag(given[0])} needs {flags(missing)}")
-    for name in ("dataset", *FILES, "test_size", "max_missing", "output_dir"):
-        if given and getattr(options, name) is not None:
-            raise UserError(f"{flag(name)} is for a test set and does not go with {flag(given[0])}")
-    if options.output is not None and options.output.suffix.lower() != ".png":
-        raise UserError(f"--output: must end in .png, got {options.output}")
+    _check_output(options)
     if options.object_share is not None and options.object_weights is None:
         raise UserError("--object-share needs --object-weights")
     try:
