@@ -25,6 +25,7 @@ from avcontrast import (
     losses,
     metrics,
     ops,
+    plots,
     schedules,
 )
 from avcontrast.metrics import accumulators
@@ -120,6 +121,8 @@ def write_inventory(name: str) -> str:
 intersphinx_mapping = {
     "torch": ("https://docs.pytorch.org/docs/stable/", write_inventory("torch")),
     "python": ("https://docs.python.org/3/", write_inventory("python")),
+    "numpy": ("https://numpy.org/doc/stable/", write_inventory("numpy")),
+    "matplotlib": ("https://matplotlib.org/stable/", write_inventory("matplotlib")),
 }
 
 
@@ -162,7 +165,7 @@ def public_names(modules: tuple[ModuleType, ...]) -> set[str]:
     return names
 
 
-PUBLIC = public_names((avcontrast, functional, metrics, accumulators, ops, schedules))
+PUBLIC = public_names((avcontrast, functional, metrics, accumulators, ops, plots, schedules))
 
 
 def check_coverage(app: Sphinx, exception: Exception | None) -> None:

@@ -58,6 +58,8 @@ def report(summary: Summary, out: Path) -> str:
             f"  {what}: {number}, first {path}" for what, number, path in summary.left[:_SHOWN]
         ]
         lines.append(f"all endings: {out / 'left.csv'}")
+    if summary.listed:
+        lines.append(f"{summary.listed} clips to train on are in {out / 'clips.txt'}")
     return "\n".join(lines)
 
 

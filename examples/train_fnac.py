@@ -7,6 +7,7 @@ r"""Train an image and a sound encoder with the FNAC loss, and see what it local
         --data-root vggsound/train --train-list vggss_144k.txt --test-root vggsound/test \
         --test-list vggss_test.csv --annotations vggss.json --image-weights resnet18.pth
     python examples/train_fnac.py --recipe fnac-vggsound-144k ...   # and the same files
+    python examples/train_fnac.py --dataset clips --data-root FOLDER   # clips of your own
 
 Everything a run makes lies in its output folder: settings, metrics of every epoch, final metrics,
 checkpoints, pictures. An interrupted run goes on with `--resume`. The test set is touched once, at
@@ -41,7 +42,7 @@ from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.loaders import DATA_SEED, train_loader, validation_loader
 from avscenes.sets.testsets import KINDS
 from avscenes.testing.results import caption, write_left_out, write_results
-from avscenes.testing.run import Conditions, Networks, run_part, whole_test
+from avscenes.testing.run import Conditions, Networks, fed, run_part, whole_test
 from avscenes.training.data import Data, clip_data, synthetic_data
 from avscenes.training.interruption import Interruption
 from avscenes.training.module import MONITOR, LocalisationModule
@@ -100,9 +101,10 @@ def build_module(settings: Settings) -> LocalisationModule:
 
 def describe_recipe(settings: Settings) -> None:
     """Say which recipe is run, and what it needs that is not there."""
-    if settings.recipe is None:
+    if settings.recipe is None and settings.dataset != "clips":
         return
-    say(f"recipe {settings.recipe}")
+    if settings.recipe is not None:
+        say(f"recipe {settings.recipe}")
     if settings.encoder == "resnet18" and not (settings.image_weights or settings.init_from):
         say(
             "note: published runs start from ImageNet weights (--image-weights); "
@@ -127,6 +129,11 @@ def load_data(settings: Settings, output: Path) -> tuple[Data, list[Skipped]]:
         say(f"left out: {entry.split} clip {entry.clip}: {entry.reason}")
     if len(skipped) > 10:
         say(f"left out: {len(skipped) - 10} more")
+    if data.split is not None:
+        say(
+            f"{data.train_size} pairs to train on in batches of {settings.batch_size}, "
+            f"{data.validation_size} to choose a checkpoint by, {len(data.test.names)} to test on"
+        )
     if data.test_ids_in_training:
         say(f"note: {data.test_ids_in_training} test clips are also in the training list")
     return data, skipped
@@ -219,7 +226,7 @@ def finish(
     tests, rank, world = data.test, trainer.global_rank, trainer.world_size
     how = Conditions(settings.dataset, KINDS[settings.dataset].protocol)
     part = run_part(
-        Networks(module.visual, module.audio),
+        Networks(fed(module.visual), fed(module.audio)),
         tests,
         how,
         batch_size=settings.batch_size // world,
@@ -275,7 +282,7 @@ def run(settings: Settings, interruption: Interruption) -> None:
     data, skipped = load_data(settings, output)
     same_data.digest = data.digest
     if first_process():
-        start_run(settings, output, skipped)
+        start_run(settings, output, skipped, data.split)
     describe_recipe(settings)
     describe_processes(settings, trainer)
     train(settings, module, data, trainer)

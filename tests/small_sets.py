@@ -64,6 +64,19 @@ def write_vggsound(root):
     return options, names[:6], {names[7]: "boxes must be shares", names[6]: "image file is trunc"}
 
 
+def write_clips(root):
+    """Five clips without boxes in one folder, two of them broken, and an image without a sound."""
+    names = [f"own{n}" for n in range(7)]
+    for number, name in enumerate(names):
+        write_image(root / "own" / f"{name}.png", 30 + number, (8 * number, 25))
+        write_sound(root / "own" / f"{name}.wav", number)
+    write_image(root / "own" / "alone.jpg", 37, (8, 25))
+    truncate(root / "own" / f"{names[5]}.png")
+    truncate(root / "own" / f"{names[6]}.wav")
+    left_out = {names[5]: "image file is truncated", names[6]: "the file is cut short"}
+    return {"test-root": "own"}, names[:5], left_out
+
+
 def write_flickr(root):
     """Five clips in one folder with boxes of two people; a broken XML and a missing sound."""
     names = [f"1000{n}" for n in range(7)]
@@ -159,6 +172,7 @@ def write_set(dataset, root):
     write = {
         "vggsound": write_vggsound,
         "flickr": write_flickr,
+        "clips": write_clips,
         "avsbench-s4": write_s4,
         "avsbench-ms3": write_ms3,
         "is3": write_is3,

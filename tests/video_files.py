@@ -2,6 +2,16 @@ import av
 import numpy as np
 
 
+def turn_upright(path):
+    """Set the matrix of the video that a phone writes which is held upright."""
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40  # of the first track, the video
+    one, minus_one = (65_536).to_bytes(4, "big"), (-65_536).to_bytes(4, "big", signed=True)
+    content[matrix : matrix + 32] = b"".join([bytes(4), one, bytes(4), minus_one, *[bytes(4)] * 4])
+    path.write_bytes(content)
+    return path
+
+
 def write_video(
     path,
     *,
@@ -12,9 +22,14 @@ def write_video(
     vcodec="mpeg4",
     acodec="aac",
     size=64,
+    stamps=None,
 ):
-    """Encode frames that get brighter, and 1 kHz that sets in half way; no codec, no stream."""
-    frames, samples = round(seconds * fps), round(seconds * rate)
+    """Encode frames that get brighter, and 1 kHz that sets in half way; no codec, no stream.
+
+    With stamps, frames are shown at these multiples of 1 / fps.
+    """
+    frames = round(seconds * fps) if stamps is None else len(stamps)
+    samples = round(seconds * rate)
     time = np.arange(samples) / rate
     wave = 0.5 * np.sin(2 * np.pi * 1_000 * time) * (time >= seconds / 2)
     channels = np.stack([wave] * (2 if layout == "stereo" else 1)).astype(np.float32)
@@ -29,7 +44,7 @@ def write_video(
                 pixels = np.full((size // 2, size, 3), round(250 * number / frames), np.uint8)
                 pixels[:, : size // 4] = 255
                 frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
-                frame.pts = number
+                frame.pts = number if stamps is None else stamps[number]
                 container.mux(video.encode(frame))
             if audio:
                 part = slice(number * samples // frames, (number + 1) * samples // frames)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
-from avcontrast import metrics
+from avcontrast import metrics, plots
 from avscenes.pictures import overlays, style
 from avstudy import data
 from avstudy.effects import MEASURES, Stage
@@ -183,12 +183,12 @@ def heat_maps(path: Path, stage: Stage, setting: str) -> None:
             heats = metrics.upsample(maps.reshape(-1, side, side), (size, size))
             axes[0].set_ylabel(stage.label(name), fontsize=8)
             for axis, scene, heat in zip(axes, scenes, heats, strict=True):
-                picture = (scene.image / 255).astype(np.float32)
-                overlays.show_heat(axis, picture, heat, overlays.cut_of(heat, 0.75, 0))
+                picture = plots.as_picture(scene.image)
+                plots.show_map(axis, picture, heat, plots.prediction_cut(heat))
         for axes in grid:
             for axis, scene in zip(axes, scenes, strict=True):
                 overlays.bare(axis)
-                overlays.draw_boxes(axis, torch.tensor([scene.box]), size, size)
+                plots.show_boxes(axis, torch.tensor([scene.box]), size, size)
         overlays.legend(figure, "what is heard", "top quarter")
 
 
@@ -218,7 +218,7 @@ def left_out(path: Path, stage: Stage, setting: str) -> None:
             for axis, (number, colour, says) in zip(axes, shown, strict=False):
                 scene = data.drawn(data_setting, seed, "train", number)
                 axis.imshow(scene.image)
-                overlays.draw_boxes(axis, torch.tensor([scene.box]), *scene.image.shape[:2])
+                plots.show_boxes(axis, torch.tensor([scene.box]), *scene.image.shape[:2])
                 axis.set_title(says, fontsize=7, color=colour)
 
 

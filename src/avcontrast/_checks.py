@@ -375,3 +375,19 @@ def check_dtype(name: str, features: Tensor) -> None:
         raise TypeError(
             f"{name} must be float16, bfloat16, float32 or float64, got {features.dtype}"
         )
+
+
+def check_picture(size: tuple[int, ...], pixels: tuple[int, ...]) -> None:
+    """Raise unless an image of a size has pixels of the shape (h, w, 3)."""
+    if len(pixels) != 3 or pixels[2] != 3:
+        expected = "(3, h, w) of a tensor or (h, w, 3) of an array"
+        raise ValueError(f"image must have the shape {expected}, got {size}")
+
+
+def check_drawn(count: int, columns: int, **beside: Sequence[object] | Tensor | None) -> None:
+    """Raise unless there are maps to draw, and as many of everything that is drawn with them."""
+    if count < 1 or columns < 1:
+        raise ValueError(f"maps and columns must be at least 1, got {count} and {columns}")
+    for name, given in beside.items():
+        if given is not None and len(given) != count:
+            raise ValueError(f"{name} must be as many as maps, {count}, got {len(given)}")

@@ -14,10 +14,12 @@ import train_fnac
 from PIL import Image
 from set_runs import cells_of
 from torch.nn import functional as F
+from video_files import write_video
 
 from avcontrast import metrics
 from avscenes.models.encoders import build_encoders
 from avscenes.models.object_maps import heat_maps, load_object_network, object_maps, stretch
+from avscenes.pictures import report
 from avscenes.pictures.gallery import ranked
 from avscenes.sets import clips
 from avscenes.testing.run import Conditions
@@ -199,7 +201,7 @@ def test_the_caption_says_how_many_maps_are_flat():
         **{"visible": torch.ones(3).bool(), "rows": torch.arange(3), "maps": maps},
         **{"skipped": [], "objects": None},
     )
-    tests = SimpleNamespace(labelled=SimpleNamespace(silent=()))
+    tests = SimpleNamespace(labelled=SimpleNamespace(silent=(), located=True))
     what = (tests, tested, Path("best.ckpt"), 2)
     first, second = evaluate.caption(*what).splitlines()
     assert first == "best.ckpt (epoch 2), flickr: 3 pairs"
@@ -258,7 +260,7 @@ def test_broken_clips_are_named_counted_and_left_out(clip_run, capsys, monkeypat
     monkeypatch.setattr(
         clips, "_decode", lambda clip, *more: (read.append(clip.name), decode(clip, *more))[1]
     )
-    monkeypatch.setattr(evaluate, "draw_gallery", lambda path, *_, **__: path.touch())
+    monkeypatch.setattr(report, "draw_gallery", lambda path, *_, **__: path.touch())
     assert run("--checkpoint", checkpoint(clip_run)) == 0
     assert read == ["a", "b", "c", "d"]
     printed = capsys.readouterr().out
@@ -326,7 +328,7 @@ def test_what_is_interrupted_at_the_end_leaves_nothing(clip_run, capsys, monkeyp
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "draw_gallery", interrupted)
+    monkeypatch.setattr(report, "draw_gallery", interrupted)
     assert run("--checkpoint", checkpoint(clip_run)) == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert sorted(path.name for path in clip_run.iterdir()) == ["checkpoints", "config.json"]
@@ -371,6 +373,30 @@ def test_unreadable_pairs(clip_run, tmp_path, capsys):
     assert not (tmp_path / "heat.png").exists()
 
 
+@pytest.mark.parametrize("kind", ["scenes", "clips"])
+def test_maps_over_a_video(kind, trained, clip_run, tmp_path, capsys):
+    model = checkpoint(trained if kind == "scenes" else clip_run)
+    video = write_video(tmp_path / "in.mp4", seconds=1, fps=10)
+    made = [tmp_path / "maps" / name for name in ("out.mp4", "strip.png")]
+    options = ["--checkpoint", model, "--video", video, "--batch-size", 4]
+    assert run(*options, "--output", made[0], "--strip", made[1]) == 0
+    assert capsys.readouterr().out == "".join(f"written to {path}\n" for path in made)
+    assert sorted((tmp_path / "maps").iterdir()) == made
+    message = fail(capsys, *options, "--output", made[0])
+    assert message == f"--output: {made[0]} holds results already; name another place"
+
+
+def test_videos_that_cannot_be_used(clip_run, tmp_path, capsys):
+    mute = write_video(tmp_path / "mute.mp4", seconds=1, acodec="")
+    common = ["--checkpoint", checkpoint(clip_run), "--output", tmp_path / "out.mp4"]
+    message = fail(capsys, *common, "--video", mute)
+    assert message == f"--video: cannot read {mute}: no audio stream"
+    message = fail(capsys, *common, "--video", tmp_path / "none.mp4")
+    assert message == f"--video: cannot read {tmp_path / 'none.mp4'}: No such file or directory"
+    assert not (tmp_path / "out.mp4").exists()
+
+
+VIDEO = ["--video", "a.mp4", "--output", "b.mp4"]
 PAIR = ["--image", "a.jpg", "--sound", "a.wav", "--output", "a.png"]
 
 
@@ -384,7 +410,14 @@ PAIR = ["--image", "a.jpg", "--sound", "a.wav", "--output", "a.png"]
         (["--object-share", "2"], "--object-share: must be between 0 and 1, got '2'"),
         (["--object-share", "nan"], "--object-share: must be between 0 and 1, got 'nan'"),
         (["--object-share", "0.5"], "--object-share needs --object-weights"),
-        (["--image", "a.jpg"], "--image needs --sound"),
+        (["--image", "a.jpg"], "--image needs --sound and --output"),
+        (["--video", "a.mp4"], "--video needs --output"),
+        ([*VIDEO[:3], "b.avi"], "--output: must end in .mp4 or .gif, got b.avi"),
+        ([*VIDEO, "--strip", "c.jpg"], "--strip: must end in .png, got c.jpg"),
+        ([*VIDEO, "--sound", "a.wav"], "--sound does not go with --video"),
+        ([*VIDEO, "--protocol", "lvs"], "--protocol does not go with --video"),
+        ([*VIDEO, "--test-size", "3"], "--test-size is for a test set and does not go with --"),
+        ([*PAIR, "--strip", "b.png"], "--strip needs --video"),
         (["--image", "a.jpg", "--sound", "a.wav"], "--image needs --output"),
         (["--output", "a.png"], "--output needs --image"),
         (["--image", "a", "--sound", "b", "--output", "c.jpg"], "--output: must end in .png"),

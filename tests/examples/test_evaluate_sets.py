@@ -2,15 +2,16 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
-import evaluate
 import pytest
 import torch
 from set_runs import SETS, by_hand, cells_of, evaluated, files_of, run, truth_of
 from small_sets import write_set
 
 from avcontrast import functional, metrics
+from avscenes.pictures import report
 from avscenes.sets import clips
 from avscenes.sets.testsets import KINDS
 
@@ -25,7 +26,7 @@ def test_broken_files_are_named_and_nothing_is_read_twice(
     monkeypatch.setattr(
         clips, "_decode", lambda clip, *more: (decoded.append(clip.name), decode(clip, *more))[1]
     )
-    monkeypatch.setattr(evaluate, "draw_gallery", lambda path, *_, **__: path.touch())
+    monkeypatch.setattr(report, "draw_gallery", lambda path, *_, **__: path.touch())
     found, rows = evaluated(checkpoint, dataset, options)
     assert [row["id"] for row in rows] == names
     assert len(decoded) == len(set(decoded))
@@ -131,8 +132,9 @@ def test_what_a_set_needs_and_what_it_does_not_take(checkpoint, tmp_path, capsys
         assert error.startswith(f"evaluate.py: error: {name}: ")
         assert f"{tmp_path / 'none'}" in error
         assert error.count("\n") == 1
-    taken = {*options, *(["--other-half"] if dataset == "vggsound" else [])}
-    for name in {"--test-list", "--annotations", "--silent-list", "--other-half"} - taken:
+    taken = {*options, *(f"--{name.replace('_', '-')}" for name in KINDS[dataset].may_have)}
+    every = {"--test-list", "--annotations", "--labels", "--silent-list", "--other-half"}
+    for name in every - taken:
         assert run(checkpoint, dataset, {**options, name: tmp_path / "none"}) == 2
         error = f"evaluate.py: error: --dataset {dataset} takes no {name}\n"
         assert capsys.readouterr().err == error
@@ -160,3 +162,52 @@ def test_the_documented_table_is_that_of_the_program():
         taken = [option for option, cell in zip(options, found[name][1:5], strict=True) if cell]
         assert taken == list(kind.needs)
         assert found[name][5] == f"`{kind.protocol}`"
+
+
+def test_own_clips_are_ranked_without_boxes_and_localised_with_them(checkpoint, encoders, tmp_path):
+    options, names, _ = write_set("clips", tmp_path)
+    found, rows = evaluated(checkpoint, "clips", options)
+    assert not [name for name in found if "ciou" in name or "success" in name or "class_" in name]
+    files = [[tmp_path / "own" / f"{name}.{end}" for end in ("png", "wav")] for name in names]
+    _, visual, audio = by_hand(encoders, files)
+    similarity = functional.max_similarity(visual, audio)
+    assert [int(row["image_to_sound_rank"]) for row in rows] == (
+        metrics.retrieval_ranks(similarity).tolist()
+    )
+    assert found["pair_sound_to_image_r1"] == pytest.approx(
+        metrics.recall_at_k(similarity.T, k=(1,))[1].item()
+    )
+    table = (checkpoint.parent / "out" / "table.txt").read_text()
+    assert cells_of(table)[""] == ["model", "ceiling", "chance"]
+    assert "no boxes: retrieval alone" in table
+
+    entries = [{"file": name, "bbox": [[0.1, 0.2, 0.8, 0.9]]} for name in names[1:4]]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    (tmp_path / "labels.csv").write_text("own1,dog\nown2.png,cat\nown3,dog\n")
+    shutil.rmtree(checkpoint.parent / "out")
+    files = {"--annotations": tmp_path / "boxes.json", "--labels": tmp_path / "labels.csv"}
+    found, rows = evaluated(checkpoint, "clips", {**options, **files})
+    assert [row["id"] for row in rows] == names[1:4]
+    assert [row["class"] for row in rows] == ["dog", "cat", "dog"]
+    assert "model_success_half" in found
+    assert "class_image_to_sound_r1" in found
+
+
+def test_a_run_on_own_clips_is_tested_on_what_it_held_out(checkpoint, tmp_path, capsys):
+    options, names, _ = write_set("clips", tmp_path)
+    config = checkpoint.parents[1] / "config.json"
+    settings = json.loads(config.read_text())["settings"]
+    settings |= {"dataset": "clips", "data_root": str(options["--test-root"]), "held_out": 0.2}
+    config.write_text(json.dumps({"settings": settings}))
+    (checkpoint.parents[1] / "lists").mkdir()
+    (checkpoint.parents[1] / "lists" / "test.txt").write_text(f"{names[3]}\n{names[1]}\n")
+    _, rows = evaluated(checkpoint, "clips", {})
+    assert [row["id"] for row in rows] == [names[3], names[1]]
+    shutil.rmtree(checkpoint.parent / "out")
+    _, rows = evaluated(checkpoint, "clips", options)
+    assert [row["id"] for row in rows] == names
+    entries = [{"file": names[0], "bbox": [[0.1, 0.2, 0.8, 0.9]]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    # What was trained on is not tested on, boxes or not.
+    assert run(checkpoint, "clips", {"--annotations": tmp_path / "boxes.json"}) == 2
+    assert "has none of the 2 test clips" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Test sets in which some sounds have no source in the image, from files to figures."""
 
-import evaluate
 import pytest
 import torch
 from set_runs import by_hand, cells_of, evaluated, files_of, run, truth_of
@@ -8,7 +7,7 @@ from small_sets import write_set
 
 from avcontrast import functional, metrics
 from avcontrast.metrics.accumulators import SilenceMetric
-from avscenes.pictures import gallery
+from avscenes.pictures import gallery, report
 from avscenes.testing.silence import best_confidence, silence_figures
 
 
@@ -131,7 +130,7 @@ def test_the_gallery_shows_the_worst_silent_pairs(checkpoint, tmp_path, monkeypa
         shown.append((tests, tested))
         draw(path, tests, tested, name)
 
-    monkeypatch.setattr(evaluate, "draw_gallery", remember)
+    monkeypatch.setattr(report, "draw_gallery", remember)
     evaluated(checkpoint, "extended-vggsound", options)
     (tests, tested), *_ = shown
     groups = gallery.groups_of(tested, "model_ciou_half")

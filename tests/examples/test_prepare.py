@@ -41,7 +41,7 @@ def made(out):
 
 
 WHOLE = [
-    *("audio/-a_000030.wav", "audio/b.wav", "audio/c.wav"),
+    *("audio/-a_000030.wav", "audio/b.wav", "audio/c.wav", "clips.txt"),
     *("frames/-a_000030.jpg", "frames/b.jpg", "frames/c.jpg"),
 ]
 
@@ -60,7 +60,11 @@ def test_clips_are_made_in_the_layout_that_training_reads(tmp_path, videos, caps
         assert np.asarray(image)[:, 40:].mean() == pytest.approx(125, abs=8)
     assert check_files("train", clips_in(out, ["-a_000030", "b", "c"]), workers=1) == []
     printed = capsys.readouterr()
-    assert printed.out == "3 videos prepared, 0 done before, 0 failed\n"
+    assert printed.out == (
+        "3 videos prepared, 0 done before, 0 failed\n"
+        f"3 clips to train on are in {out / 'clips.txt'}\n"
+    )
+    assert (out / "clips.txt").read_text() == "-a_000030\nb\nc\n"
     assert "3/3" in printed.err
 
 
@@ -72,8 +76,8 @@ def test_what_is_done_is_not_done_again(tmp_path, videos, capsys):
     assert script.main([str(videos), str(out), "--workers", "1"]) == 0
     assert made(out) == WHOLE
     again = {name for name in WHOLE if (out / name).stat().st_mtime_ns != times[name]}
-    assert again == {"audio/b.wav"}
-    assert capsys.readouterr().out.endswith("1 videos prepared, 2 done before, 0 failed\n")
+    assert again == {"audio/b.wav", "clips.txt"}
+    assert "1 videos prepared, 2 done before, 0 failed\n" in capsys.readouterr().out
 
 
 def test_failures_are_named_with_their_reasons(tmp_path, videos, video, capsys):
@@ -86,7 +90,8 @@ def test_failures_are_named_with_their_reasons(tmp_path, videos, video, capsys):
     out = tmp_path / "out"
     assert script.main([str(videos), str(out), "--workers", "2"]) == 1
     whole = [name for name in WHOLE if "b." not in name]
-    assert made(out) == [*whole[:2], "failed.csv", *whole[2:]]
+    assert made(out) == [*whole[:3], "failed.csv", *whole[3:]]
+    assert (out / "clips.txt").read_text() == "-a_000030\nc\n"
     with (out / "failed.csv").open(newline="") as file:
         reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
     assert {Path(name).relative_to(videos).as_posix() for name in reasons} == {
@@ -98,7 +103,7 @@ def test_failures_are_named_with_their_reasons(tmp_path, videos, video, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("2 videos prepared, 0 done before, 6 failed\n")
     assert all(f"  {name}: {reason}\n" in printed for name, reason in reasons.items())
-    assert printed.endswith(f"all failures: {out / 'failed.csv'}\n")
+    assert f"all failures: {out / 'failed.csv'}\n" in printed
 
 
 def silent_video(path):
@@ -124,6 +129,7 @@ def test_a_silent_sound_is_made_counted_and_listed(tmp_path, videos, video, caps
         "1 of the clips have a note, 1 of them a silent sound\n"
         f"  {videos / 'silent.mov'}: the sound is silent throughout\n"
         f"all notes: {out / 'notes.csv'}\n"
+        f"4 clips to train on are in {out / 'clips.txt'}\n"
     )
     assert capsys.readouterr().out == said
     # A later run, which makes nothing of it, says so again.
@@ -258,6 +264,7 @@ def test_what_is_not_taken_for_a_video_is_counted(tmp_path, videos, capsys):
             "10 files were not taken for videos:\n"
             + "".join(f"  {what}: {files}, first {videos / first}\n" for what, files, first in rows)
             + f"all endings: {out / 'left.csv'}\n"
+            + f"3 clips to train on are in {out / 'clips.txt'}\n"
         )
     lines = [f"{what},{files},{videos / first}" for what, files, first in rows]
     assert (out / "left.csv").read_text().splitlines() == ["what,files,first", *lines]
@@ -305,7 +312,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, video, signal_number):
     summary = prepare(videos, out, 1)
     assert summary.made + summary.there_before == 60
     assert summary.there_before >= 1
-    assert len(made(out)) == 120
+    assert len(made(out)) == 121
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")

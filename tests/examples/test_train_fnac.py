@@ -397,6 +397,34 @@ def test_vggsound_end_to_end_with_resnet_and_a_broken_clip(tmp_path, make_clip, 
     assert (output / "localization.png").is_file()
 
 
+def test_own_clips_need_a_folder_alone(tmp_path, make_clip, capsys):
+    for clip in range(9):
+        make_clip(tmp_path / "own", f"clip{clip}", size=(48, 32), seconds=1)
+    (tmp_path / "own" / "audio" / "clip3.wav").unlink()
+    status = train_fnac.main(
+        [
+            *("--dataset", "clips", "--data-root", str(tmp_path / "own"), "--encoder", "small"),
+            *("--epochs", "1", "--workers", "0", "--accelerator", "cpu"),
+            *("--output-dir", str(tmp_path / "run")),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "left out: unpaired clip clip3: no sound\n" in printed.out
+    assert "4 pairs to train on in batches of 2, 2 to choose a checkpoint by, 2 to test on\n" in (
+        printed.out
+    )
+    assert "R@1, own pair, image to sound" in printed.out
+    assert "success" not in printed.out
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (found["train_samples"], found["validation_samples"], found["test_samples"]) == (4, 2, 2)
+    made = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert {"gallery.png", "localization.png", "learning_curves.png"} <= made
+    listed = [path.read_text().split() for path in (tmp_path / "run" / "lists").iterdir()]
+    names = [f"clip{clip}" for clip in range(9) if clip != 3]
+    assert sorted(name for part in listed for name in part) == names
+
+
 @pytest.fixture
 def breaking(tmp_path, make_clip, monkeypatch):
     """The options of a run on eight clips, one of which breaks between training and test."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -52,6 +52,7 @@ Whole = Annotated[int, Field(ge=0), must_be("a whole number of at least 0")]
 Positive = Annotated[FiniteFloat, Field(gt=0), must_be("a number above 0")]
 Amount = Annotated[FiniteFloat, Field(ge=0), must_be("a number of at least 0")]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1), must_be("at least 0 and below 1")]
+Within = Annotated[FiniteFloat, Field(gt=0, lt=1), must_be("above 0 and below 1")]
 Portion = Annotated[FiniteFloat, Field(ge=0, le=1), must_be("between 0 and 1")]
 Box = Annotated[
     list[FiniteFloat], Field(min_length=4, max_length=4), must_be("four numbers x0, y0, x1, y1")
@@ -68,6 +69,12 @@ def option(default: object, text: str, **more: Any) -> Any:  # noqa: ANN401
 def flag(name: str) -> str:
     """Return how a setting is written on the command line."""
     return f"--{name.replace('_', '-')}"
+
+
+def flags(names: Sequence[str]) -> str:
+    """Return several settings as they are written on the command line, in one phrase."""
+    *first, last = map(flag, names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def fault_of(error: ValidationError) -> tuple[str, str]:

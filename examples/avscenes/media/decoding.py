@@ -41,13 +41,14 @@ class Picture(NamedTuple):
 
 
 class Sound(NamedTuple):
-    """Mono samples at 16 kHz, when they begin, and what is not as it was recorded."""
+    """Samples, when they begin, and what is not as it was recorded."""
 
-    samples: NDArray[np.int16]
+    samples: NDArray[np.int16]  # [n] of mono, [n, channels] of more
     begin: float
     missing: float  # seconds that are silent because nothing could be decoded
     damaged: int  # frames of which the decoder says that they are not right
     lost: int  # packets
+    rate: int = SAMPLE_RATE
 
     @property
     def faults(self) -> list[str]:
@@ -64,7 +65,7 @@ class Sound(NamedTuple):
     @property
     def end(self) -> float:
         """When it ends."""
-        return self.begin + len(self.samples) / SAMPLE_RATE
+        return self.begin + len(self.samples) / self.rate
 
 
 def seek(container: Any, stream: Any, time: float) -> None:  # noqa: ANN401
@@ -123,10 +124,12 @@ def frame_at(path: Path, index: int, time: float, *, from_start: bool) -> Pictur
     return Picture(shown, pixel, lost_at == -inf and not shown.is_corrupt)
 
 
-class _Mono:
-    """Resamples frames of any format to pieces of mono, one resampler for each format."""
+class _Track:
+    """Resamples frames of any format to pieces of one, with one resampler for each format."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: int, channels: int) -> None:
+        self.rate = rate
+        self.channels = channels
         self.pieces: list[NDArray[np.int16]] = []
         self.begin: float | None = None
         self._format: tuple[str, str, int] | None = None
@@ -138,7 +141,8 @@ class _Mono:
         if kind != self._format:
             self.flush()
             self._format = kind
-            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+            layout = "mono" if self.channels == 1 else "stereo"
+            self._resampler = av.AudioResampler(format="s16", layout=layout, rate=self.rate)
         self._keep(self._resampler.resample(frame))
 
     def flush(self) -> None:
@@ -151,7 +155,8 @@ class _Mono:
         """Fill time in which there is no sound."""
         self.flush()
         self.begin = begin if self.begin is None else self.begin
-        self.pieces.append(np.zeros(round((end - begin) * SAMPLE_RATE), np.int16))
+        silent = np.zeros(round((end - begin) * self.rate) * self.channels, np.int16)
+        self.pieces.append(silent)
 
     def _keep(self, frames: Iterable[Any]) -> None:
         for frame in frames:
@@ -160,13 +165,31 @@ class _Mono:
             self.pieces.append(frame.to_ndarray()[0])
 
 
-def sound_between(path: Path, index: int, start: float, end: float, *, from_start: bool) -> Sound:
+def sound_between(
+    path: Path,
+    index: int,
+    start: float,
+    end: float,
+    *,
+    from_start: bool,
+    rate: int = SAMPLE_RATE,
+    channels: int = 1,
+) -> Sound:
     """Return the sound of a stream from `start` or a little before to `end` or a little after.
+
+    Args:
+        path: The file.
+        index: Of the stream.
+        start: In seconds of the clock of the file.
+        end: Likewise.
+        from_start: Decode all that comes before, too.
+        rate: Of the samples.
+        channels: One or two.
 
     Raises:
         ValueError: When there is none.
     """
-    mono, stop, reason = _Mono(), None, None
+    track, stop, reason = _Track(rate, channels), None, None
     missing, damaged, lost, lost_before = 0.0, 0, 0, False
     with open_file(path) as container:
         stream = stream_at(container, index)
@@ -187,14 +210,17 @@ def sound_between(path: Path, index: int, start: float, end: float, *, from_star
                 break
             gap_begin = begin if stop is None else max(stop, start)
             if begin - gap_begin > (_ROUNDING if lost_before else _GAP):
-                mono.silence(gap_begin, begin)
+                track.silence(gap_begin, begin)
                 missing += max(0.0, min(begin, end) - gap_begin)
             stop, lost_before = begin + frame.samples / frame.sample_rate, False
             if stop > start:
                 damaged += frame.is_corrupt and begin < end
-                mono.add(frame)
-        mono.flush()
-    if not mono.pieces:
+                track.add(frame)
+        track.flush()
+    if not track.pieces:
         raise ValueError("no sound can be decoded" + (f": {reason}" if reason else ""))
-    begin = start if mono.begin is None else mono.begin
-    return Sound(np.concatenate(mono.pieces), begin, missing, damaged, lost)
+    begin = start if track.begin is None else track.begin
+    samples = np.concatenate(track.pieces)
+    if channels > 1:
+        samples = samples.reshape(-1, channels)
+    return Sound(samples, begin, missing, damaged, lost, rate)

@@ -150,14 +150,28 @@ def _not_of_first_colour(image: Image.Image) -> NDArray[np.bool_]:
     return objects
 
 
-def _pixels(image: Image.Image) -> Tensor:
+def _as_tensor(image: Image.Image) -> Tensor:
     array: NDArray[np.uint8] = np.array(image)
-    return (torch.from_numpy(array).movedim(-1, 0).float() / 255 - _MEAN) / _DEVIATION
+    return torch.from_numpy(array).movedim(-1, 0)
+
+
+def squeezed(image: Image.Image, size: int = IMAGE_SIZE) -> Tensor:
+    """Return an image squeezed to a square, uint8 [3, size, size]."""
+    return _as_tensor(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Return images, uint8 [..., 3, height, width], as the published image networks are fed."""
+    return (images.float() / 255 - _MEAN) / _DEVIATION
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    return normalised(_as_tensor(image))
 
 
 def plain_frame(image: Image.Image) -> Tensor:
     """Return an image squeezed to 224 x 224 and normalised, [3, 224, 224]."""
-    return _pixels(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+    return normalised(squeezed(image))
 
 
 def augmented_frame(image: Image.Image, generator: torch.Generator) -> Tensor:

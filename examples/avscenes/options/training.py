@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from avscenes.files.errors import UserError
-from avscenes.files.strict import checked, flag
+from avscenes.files.strict import checked, flag, flags
 from avscenes.options.parser import ModelParser
 from avscenes.options.recipes import read_recipe, shipped
+from avscenes.training.own_clips import with_sizes
 from avscenes.training.processes import first_process
 from avscenes.training.records import newest_checkpoint
 from avscenes.training.settings import (
     CHANGEABLE,
     FOLDER_OPTIONS,
+    NEEDED,
     Settings,
     check_split,
     read_stored,
@@ -55,6 +57,9 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     if settings.resume:
         settings = _resumed(settings, given)
     _check(settings)
+    if settings.dataset == "clips" and not settings.resume:
+        settings = with_sizes(settings, {*recipe, *given})
+    _check_sizes(settings)
     return settings
 
 
@@ -93,12 +98,15 @@ def _check_epochs(settings: Settings) -> None:
 
 def _check(settings: Settings) -> None:
     folders = settings.dataset != "synthetic"
-    for name in FOLDER_OPTIONS:
-        if folders and getattr(settings, name) is None:
-            raise UserError(f"--dataset {settings.dataset} needs {flag(name)}")
+    missing = [name for name in NEEDED[settings.dataset] if getattr(settings, name) is None]
+    if missing:
+        raise UserError(f"--dataset {settings.dataset} needs {flags(missing)}")
     for name in (*FOLDER_OPTIONS, "transform"):
         if not folders and getattr(settings, name) is not None:
-            raise UserError(f"{flag(name)} needs --dataset vggsound or flickr")
+            raise UserError(f"{flag(name)} needs --dataset vggsound, flickr or clips")
+    for name in ("labels", "held_out"):
+        if settings.dataset != "clips" and getattr(settings, name) is not None:
+            raise UserError(f"{flag(name)} needs --dataset clips")
     if settings.image_weights is not None and settings.encoder != "resnet18":
         raise UserError("--image-weights needs --encoder resnet18")
     if settings.image_weights is not None and settings.norm != "batch":
@@ -109,9 +117,13 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if settings.init_from is not None and value:
             raise UserError(f"--init-from and {flag(name)} {value} exclude each other")
+
+
+def _check_sizes(settings: Settings) -> None:
     size, batch, validation = settings.train_size, settings.batch_size, settings.validation_size
     if size is not None and batch > size:
         raise UserError(f"--batch-size {batch} is larger than --train-size {size}")
     check_split(f"--batch-size {batch}", batch, settings)
-    if validation < batch:
+    # Of own clips as many are taken as can be shared.
+    if validation < batch and settings.dataset != "clips":
         check_split(f"--validation-size {validation}", validation, settings)

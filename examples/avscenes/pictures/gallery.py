@@ -10,17 +10,10 @@ from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
 from avcontrast import metrics
+from avcontrast.plots import as_picture, prediction_cut, show_map
 from avscenes.models.object_maps import heat_maps
 from avscenes.pictures import style
-from avscenes.pictures.overlays import (
-    as_picture,
-    bare,
-    cut_of,
-    draw_truth,
-    legend,
-    shorten,
-    show_heat,
-)
+from avscenes.pictures.overlays import bare, draw_truth, legend, shorten
 from avscenes.sets.testsets import NamedTests
 from avscenes.testing.run import Tested
 
@@ -38,12 +31,13 @@ class _Column(NamedTuple):
     scores: dict[str, float]
 
 
-def ranked(scores: Tensor) -> dict[str, list[int]]:
+def ranked(scores: Tensor, *, low: bool = False) -> dict[str, list[int]]:
     """Return the places of the best, the median and the worst samples, the better ones first.
 
-    Three of each, or fewer where that would show a sample twice; equal ones in their order.
+    Three of each, or fewer where that would show a sample twice; equal ones in their order. The
+    best is the highest score, or the lowest.
     """
-    order = scores.argsort(descending=True, stable=True).tolist()
+    order = scores.argsort(descending=not low, stable=True).tolist()
     each = min(EACH, max(1, len(order) // 3))
     middle = (len(order) - each) // 2
     return {
@@ -60,7 +54,8 @@ def groups_of(tested: Tested, score: str) -> dict[str, list[int]]:
     """
     seen = tested.visible.nonzero().flatten()
     groups = {
-        name: seen[places].tolist() for name, places in ranked(tested.columns[score][seen]).items()
+        name: seen[places].tolist()
+        for name, places in ranked(tested.columns[score][seen], low=score.endswith("_rank")).items()
     }
     silent = (~tested.visible).nonzero().flatten()
     if len(silent):
@@ -70,11 +65,16 @@ def groups_of(tested: Tested, score: str) -> dict[str, list[int]]:
 
 
 def draw_gallery(path: Path, tests: NamedTests, tested: Tested, name: str) -> None:
-    """Draw a column a sample: image with its true place, then the maps, scores and predictions."""
+    """Draw a column a sample: image with its true place, then the maps, scores and predictions.
+
+    Where no true place is known, samples are ranked by where their sound is found, and what is
+    outlined is the top quarter of a map.
+    """
     test, how = tests.labelled, tested.how
-    threshold = metrics.PROTOCOLS[how.protocol].threshold
+    threshold = metrics.PROTOCOLS[how.protocol].threshold if test.located else 0.75
     measure = "iou" if test.masks else "ciou"
-    groups = groups_of(tested, f"model_{measure}_{threshold}")
+    score = f"model_{measure}_{threshold}" if test.located else "image_to_sound_rank"
+    groups = groups_of(tested, score)
     places = [place for group in groups.values() for place in group]
     heats = heat_maps(
         tested.maps[places],
@@ -96,6 +96,7 @@ def draw_gallery(path: Path, tests: NamedTests, tested: Tested, name: str) -> No
     width = 1.42 * len(columns) + 0.5
     with style.figure(path, max(width, 6.5), 1.62 * (1 + len(heats)) + 1.25) as figure:
         what = "IoU" if test.masks else "cIoU"
+        what = what if test.located else "rank of their sound"
         count = int(tested.visible.sum())
         title = f"Best, median and worst of {count} test pairs by {what} ({name})"
         figure.suptitle(title, x=0.012, ha="left", fontsize=11)
@@ -108,7 +109,11 @@ def draw_gallery(path: Path, tests: NamedTests, tested: Tested, name: str) -> No
             heading.axhline(0.5, color=style.MUTED, lw=0.8)
             for number in range(first, first + len(members)):
                 _draw_column(figure, grid, number, tests, next(left), threshold, limits)
-        legend(figure, "true mask" if test.masks else "true box", "predicted region")
+        true = "true mask" if test.masks else "true box"
+        if test.located:
+            legend(figure, true, "predicted region")
+        else:
+            legend(figure, None, "top quarter of the map")
 
 
 def _name(tests: NamedTests, row: int) -> str:
@@ -161,8 +166,9 @@ def _draw_column(
     axes = [plain]
     for line, (who, heat) in enumerate(column.heats.items(), start=2):
         axis = figure.add_subplot(grid[line, number])
-        cut = cut_of(heat, threshold, column.scores["gt_area"]) if column.visible else None
-        show_heat(axis, picture, heat, cut, limits.get(who))
+        area = column.scores.get("gt_area", 0.0)
+        cut = prediction_cut(heat, threshold, area) if column.visible else None
+        show_map(axis, picture, heat, cut, limits.get(who))
         axis.set_title(_scores(who, column, threshold), fontsize=8, fontweight="normal")
         axes.append(axis)
     for axis in axes:
@@ -178,6 +184,8 @@ def _scores(who: str, column: _Column, threshold: str | float) -> str:
     for key, label in ((f"{who}_ciou_{threshold}", "cIoU"), (f"{who}_iou_{threshold}", "IoU")):
         if key in column.scores and column.visible:
             parts.append(f"{label} {column.scores[key]:.2f}")
+    if who == "model" and "image_to_sound_rank" in column.scores:
+        parts.append(f"sound at {column.scores['image_to_sound_rank']:.0f}")
     if f"{who}_confidence" in column.scores:
         parts.append(f"conf. {column.scores[f'{who}_confidence']:.2f}")
     return ", ".join(parts)

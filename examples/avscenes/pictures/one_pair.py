@@ -7,25 +7,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from PIL import Image
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from avcontrast import functional
+from avcontrast.plots import Picture, show_map
 from avscenes.files.errors import UserError, reason_of
-from avscenes.files.whole_files import partial_path
+from avscenes.files.whole_files import whole_file
 from avscenes.media import audio
 from avscenes.media.augmentation import scale_images
-from avscenes.media.images import IMAGE_SIZE, load_frame, plain_frame
-from avscenes.media.spectrogram import log_frequency_spectrogram, published_spectrogram
+from avscenes.media.images import IMAGE_SIZE, load_frame, plain_frame, squeezed
+from avscenes.media.spectrogram import published_spectrogram
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps
 from avscenes.pictures import style
-from avscenes.pictures.overlays import Picture, bare, shorten, show_heat
-from avscenes.scenes import sounds
+from avscenes.pictures.overlays import bare, shorten
 from avscenes.scenes.scene import SIZE
 from avscenes.testing.settings import OnePair
+from avscenes.testing.towers import scene_sound
 from avscenes.training.trained import Trained
 
 _LONGEST = 640
@@ -40,8 +39,8 @@ def draw_pair(trained: Trained, object_network: ResNet18 | None, pair: OnePair) 
     frame = _read_image(pair.image)
     wave = _read_sound(pair.sound)
     scenes = trained.settings.dataset == "synthetic"
-    image = _scene_image(frame) if scenes else plain_frame(frame)
-    spectrogram = _scene_sound(wave) if scenes else published_spectrogram(wave, audio.SAMPLE_RATE)
+    image = scale_images(squeezed(frame, SIZE)) if scenes else plain_frame(frame)
+    spectrogram = scene_sound(wave) if scenes else published_spectrogram(wave, audio.SAMPLE_RATE)
     with torch.no_grad():
         images = image[None].to(pair.device)
         seen = trained.visual(images).float()
@@ -82,19 +81,6 @@ def _read_sound(path: Path) -> Tensor:
         raise UserError(f"--sound: cannot read {path}: {reason_of(error)}") from error
 
 
-def _scene_image(frame: Image.Image) -> Tensor:
-    small: NDArray[np.uint8] = np.array(frame.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
-    return scale_images(torch.from_numpy(small).movedim(-1, 0))
-
-
-def _scene_sound(wave: Tensor) -> Tensor:
-    """Return the spectrogram of the middle second at the rate of the scenes."""
-    slow = resample_poly(wave.numpy(), sounds.SAMPLE_RATE, audio.SAMPLE_RATE)
-    start = (len(slow) - sounds.LENGTH) // 2
-    middle = torch.from_numpy(slow[start : start + sounds.LENGTH].copy()).float()
-    return log_frequency_spectrogram(middle, sounds.SAMPLE_RATE)
-
-
 def _draw(path: Path, frame: Image.Image, heats: dict[str, Tensor], title: str) -> None:
     shown = frame.copy()
     shown.thumbnail((_LONGEST, _LONGEST))
@@ -102,16 +88,13 @@ def _draw(path: Path, frame: Image.Image, heats: dict[str, Tensor], title: str) 
     panels = 1 + len(heats)
     width = 3.2 * panels
     height = min(7.0, 3.2 * shown.height / shown.width) + 0.65
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    with style.figure(partial, width, height) as figure:
+    with whole_file(path) as partial, style.figure(partial, width, height) as figure:
         figure.suptitle(title, x=0.005, ha="left", fontsize=11)
         axes: list[Axes] = list(figure.subplots(1, panels, squeeze=False)[0])
         axes[0].imshow(picture)
         axes[0].set_title("image", fontsize=9, fontweight="normal")
         for axis, (label, heat) in zip(axes[1:], heats.items(), strict=True):
-            show_heat(axis, picture, heat, None)
+            show_map(axis, picture, heat, None)
             axis.set_title(label, fontsize=9, fontweight="normal")
         for axis in axes:
             bare(axis)
-    partial.replace(path)

@@ -17,9 +17,7 @@ BLUE = "#0072B2"
 ORANGE = "#E69F00"
 VERMILION = "#D55E00"
 GREEN = "#009E73"
-SKY = "#56B4E9"
 SEQUENTIAL = "cividis"
-HEAT = "inferno"
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -51,10 +49,17 @@ _STYLE: Any = {
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure in the common style and save it as PNG."""
+def look() -> Iterator[None]:
+    """Draw in the common style."""
     with mpl.rc_context():
         mpl.rcParams.update(_STYLE)
+        yield
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure in the common style and save it as PNG."""
+    with look():
         canvas = Figure(figsize=(width, height), layout="constrained")
         yield canvas
         canvas.savefig(path, format="png")

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avcontrast import functional, metrics
+from avcontrast.plots import as_picture, prediction_cut, show_map
 from avscenes.pictures import style
 from avscenes.pictures.gallery import draw_gallery
-from avscenes.pictures.overlays import as_picture, cut_of, draw_truth, legend, shorten, show_heat
+from avscenes.pictures.overlays import draw_truth, legend, shorten
 from avscenes.sets.testsets import NamedTests
 from avscenes.testing.retrieval import Features
 from avscenes.testing.run import Tested
@@ -111,7 +112,7 @@ def draw_localisation(path: Path, tests: NamedTests, tested: Tested, name: str) 
     spread evenly over the test; none is picked for its result.
     """
     test = tests.labelled
-    labels, ciou = test.labels[tested.rows], tested.columns["model_ciou_quarter"]
+    labels, ciou = test.labels[tested.rows], tested.columns.get("model_ciou_quarter")
     places = [int((labels == label).nonzero()[0]) for label in torch.unique(labels)]
     if len(places) == 1:
         places = list(range(len(labels)))
@@ -132,11 +133,13 @@ def draw_localisation(path: Path, tests: NamedTests, tested: Tested, name: str) 
             picture = as_picture(test.pairs[row][0])
             plain.imshow(picture)
             plain.set_title(shorten(test.class_names[int(test.labels[row])], 21), fontsize=8)
-            show_heat(overlaid, picture, heat[number], cut_of(heat[number], 0.75, 0.0))
-            overlaid.set_title(f"cIoU {ciou[place]:.2f}", fontsize=8, fontweight="normal")
+            show_map(overlaid, picture, heat[number], prediction_cut(heat[number], 0.75, 0.0))
+            if ciou is not None:
+                overlaid.set_title(f"cIoU {ciou[place]:.2f}", fontsize=8, fontweight="normal")
             for axis in (plain, overlaid):
                 draw_truth(axis, test, row, size, size)
-        legend(figure, "true box", "predicted: top quarter of the map")
+        true = "true box" if test.located else None
+        legend(figure, true, "predicted: top quarter of the map")
 
 
 def _ordered_by_class(labels: Tensor, most: int = 96) -> Tensor:

@@ -96,6 +96,7 @@ def labelled_set(
         masks=masks if any(masks) else (),
         silent=frozenset(row for row, sample in enumerate(samples) if not sample.visible),
         consensus=consensus,
+        located=any(len(sample.boxes) or sample.mask for sample in samples),
     )
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avscenes.files.errors import UserError, reason_of
 from avscenes.media.audio import SAMPLE_RATE, load_wave
-from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame
+from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame, squeezed
 from avscenes.media.specaugment import spec_augment
 from avscenes.media.spectrogram import published_spectrogram
 from avscenes.media.transforms import FNAC, Transform
@@ -138,6 +138,33 @@ def check_files(
     ]
 
 
+def _read(clip: Clip, seconds: int, least: int | None = None) -> tuple[Image.Image, Tensor]:
+    """Decode a clip that has been checked."""
+    try:
+        return _decode(clip, seconds, least)
+    except Exception as error:
+        raise RuntimeError(
+            f"clip {clip.name} in {clip.frame.parent} was readable at the start of the run and "
+            f"is not any more: {reason_of(error)}"
+        ) from error
+
+
+class RawPairs(Dataset[tuple[Tensor, Tensor]]):
+    """Images, uint8 [3, size, size], and samples at 16 kHz, [n], for towers of one's own."""
+
+    def __init__(self, clips: Sequence[Clip], size: int, seconds: int) -> None:
+        self.files = list(clips)
+        self.size = size
+        self.seconds = seconds
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        image, wave = _read(self.files[row], self.seconds)
+        return squeezed(image, self.size), wave.float()
+
+
 class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
     """Images [3, 224, 224] and spectrograms [1, 257, frames] of clips that have been checked."""
 
@@ -152,15 +179,9 @@ class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         clip = self.files[key if isinstance(key, int) else key[1]]
-        try:
-            # In a test every pixel is decoded; training, which crops at random, can do with fewer.
-            least = None if isinstance(key, int) else SHORT_SIDE
-            image, wave = _decode(clip, self.transform.seconds, least)
-        except Exception as error:
-            raise RuntimeError(
-                f"clip {clip.name} in {clip.frame.parent} was readable at the start of the run and "
-                f"is not any more: {reason_of(error)}"
-            ) from error
+        # In a test every pixel is decoded; training, which crops at random, can do with fewer.
+        least = None if isinstance(key, int) else SHORT_SIDE
+        image, wave = _read(clip, self.transform.seconds, least)
         spectrogram = published_spectrogram(wave, SAMPLE_RATE).float().unsqueeze(0)
         if isinstance(key, int):
             return plain_frame(image), spectrogram

@@ -25,6 +25,7 @@ class LabelledSet(NamedTuple):
     masks: Sequence[Path | None] = ()  # of each sample, or none at all; a mask replaces boxes
     silent: frozenset[int] = frozenset()  # rows where the source of the sound is not in the image
     consensus: int = 1  # boxes that make a pixel certain
+    located: bool = True  # whether it is known where the sources are
 
     @property
     def visible(self) -> Tensor:

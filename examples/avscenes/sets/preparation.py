@@ -86,6 +86,7 @@ class Summary(NamedTuple):
     failures: list[Failure]
     notes: list[Note]  # on all clips that are there
     left: list[Left]
+    listed: int  # clips that are there
 
 
 def _real_folders(folder: Path, failures: list[Failure]) -> Iterator[tuple[str, list[str]]]:
@@ -220,7 +221,8 @@ def make_clip(job: Job) -> str | None:
 def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summary:
     """Make the frames and sounds that are missing.
 
-    `failed.csv` lists the videos that failed, `notes.csv` what is odd about clips that were made,
+    `clips.txt` lists all clips that are there, also those of other folders of videos. `failed.csv`
+    lists the videos that failed, `notes.csv` what is odd about clips that were made,
     `left.csv` what was not taken for a video; none is there when it would be empty.
 
     Args:
@@ -263,7 +265,16 @@ def prepare(videos: Path, out: Path, workers: int, limit: float = LIMIT) -> Summ
         notes = _notes_on(jobs, out)
         _write_list(out / "notes.csv", notes)
         _write_list(out / "left.csv", found.left)
-    return Summary(made, done, failures, notes, found.left)
+        clips = _clips_in(out)
+        if clips:
+            write_whole(out / "clips.txt", "".join(f"{clip}\n" for clip in clips).encode())
+    return Summary(made, done, failures, notes, found.left, len(clips))
+
+
+def _clips_in(out: Path) -> list[str]:
+    """Return the ids of all clips that are there, of this run and of earlier ones."""
+    sounds = {path.stem for path in (out / "audio").glob("*.wav")}
+    return sorted(path.stem for path in (out / "frames").glob("*.jpg") if path.stem in sounds)
 
 
 def _notes_on(jobs: Sequence[Job], out: Path) -> list[Note]:

@@ -16,6 +16,7 @@ from avscenes.sets.is3 import is3_samples, read_entries
 from avscenes.sets.labelled import LabelledSet
 from avscenes.sets.lists import check_layout, read_ids
 from avscenes.sets.loaders import DATA_SEED
+from avscenes.sets.own import own_samples
 from avscenes.sets.scene_pairs import scene_test_set
 from avscenes.sets.vggss import check_open_set, read_annotations, vggss_samples
 
@@ -64,6 +65,18 @@ def _flickr(size: int | None, test_root: Path, test_list: Path, annotations: Pat
     return flickr_samples(test_root, listed[:size], annotations)
 
 
+def _clips(
+    size: int | None,
+    test_root: Path,
+    test_list: Path | None = None,
+    annotations: Path | None = None,
+    labels: Path | None = None,
+) -> list[Sample]:
+    check_layout("--test-root", test_root, ())
+    listed = None if test_list is None else read_ids("--test-list", test_list)
+    return own_samples("--test-root", test_root, listed, annotations, labels)[:size]
+
+
 def _with_silent(base: Callable[..., list[Sample]]) -> Callable[..., list[Sample]]:
     """Return a reader that adds as many silent pairs as `--test-size` allows of the others."""
 
@@ -110,6 +123,12 @@ KINDS: dict[str, Kind] = {
     "synthetic": Kind(None, needs=(), like="synthetic"),
     "vggsound": _VGGSOUND,
     "flickr": _FLICKR,
+    "clips": Kind(
+        _clips,
+        needs=("test_root",),
+        may_have=("test_list", "annotations", "labels"),
+        like="clips",
+    ),
     "extended-vggsound": _VGGSOUND._replace(
         read=_with_silent(_vggsound), needs=_WITH_SILENT, may_have=(), protocol="slavc-test"
     ),

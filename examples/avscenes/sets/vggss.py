@@ -23,21 +23,27 @@ class Annotation(NamedTuple):
     boxes: list[list[float]]
 
 
-class _Entry(BaseModel, strict=True):
+class Entry(BaseModel, strict=True):
+    """An entry of `vggss.json`."""
+
     file: str
     class_name: str = Field(alias="class")
     boxes: list[Box] = Field(alias="bbox")
 
 
-def read_annotations(path: Path) -> dict[str, Annotation]:
+def read_annotations(path: Path, form: type[Entry] = Entry) -> dict[str, Annotation]:
     """Read `vggss.json`: a list of `{"file": id, "class": name, "bbox": [[x0, y0, x1, y1], ...]}`.
+
+    Args:
+        path: The file.
+        form: Of its entries.
 
     Raises:
         UserError: When the file cannot be read, has another form, or annotates a clip twice.
     """
     annotations: dict[str, Annotation] = {}
     written: dict[str, str] = {}
-    for number, entry in enumerate(read_entry_list(path, _Entry, "clips")):
+    for number, entry in enumerate(read_entry_list(path, form, "clips")):
         annotation = Annotation(entry.class_name, entry.boxes)
         first = written.setdefault(one_spelling(entry.file), entry.file)
         if annotations.setdefault(first, annotation) != annotation:

@@ -21,7 +21,8 @@ def all_figures(tests: NamedTests, tested: Tested) -> dict[str, float]:
     Localisation and retrieval are of samples whose source is in the image.
     """
     rules = metrics.PROTOCOLS[tested.how.protocol]
-    results = figures(chosen(tested.columns, tested.visible), rules)
+    located = tests.labelled.located
+    results = figures(chosen(tested.columns, tested.visible), rules) if located else {}
     if tests.labelled.silent:
         results.update(silence_figures(tested.columns, tested.visible, rules))
     if tested.f_scores:

@@ -20,15 +20,15 @@ from avscenes.testing.table import describe, table
 LEFT_OUT = "left_out.csv"
 
 
-def caption(tests: NamedTests, tested: Tested, checkpoint: Path, epoch: int) -> str:
+def caption(tests: NamedTests, tested: Tested, model: Path | str, epoch: int = 0) -> str:
     """Return what the figures of a table belong to; an epoch of 0 is not known."""
     how, silent, lost = tested.how, int((~tested.visible).sum()), len(tested.skipped)
     at = f" (epoch {epoch})" if epoch else ""
     lines = [
-        f"{checkpoint}{at}, {how.dataset}: {len(tested.rows)} pairs"
+        f"{model}{at}, {how.dataset}: {len(tested.rows)} pairs"
         + (f", {silent} of them silent" if tests.labelled.silent else "")
         + (f", {lost} left out" if lost else ""),
-        describe(how.protocol),
+        describe(how.protocol) if tests.labelled.located else "no boxes: retrieval alone",
     ]
     if tested.objects is not None:
         lines.append(f"mix: {1 - how.object_share:g} model + {how.object_share:g} OGL")

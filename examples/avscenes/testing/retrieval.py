@@ -28,12 +28,7 @@ def retrieval(features: Features, labels: Tensor) -> dict[str, float]:
 
     Where all samples are of one class, recall by class says nothing and is left out.
     """
-    similarity = torch.cat(
-        [
-            functional.max_similarity(piece, features.audio)
-            for piece in torch.split(features.visual, _PIECE)
-        ]
-    )
+    similarity = _similarity(features)
     pairs = {"image_to_sound": similarity, "sound_to_image": similarity.T}
     results = {}
     if len(torch.unique(labels)) > 1:
@@ -51,6 +46,25 @@ def retrieval(features: Features, labels: Tensor) -> dict[str, float]:
     results.update({f"ceiling_pair_r{k}": 1.0 for k in RECALL_AT})
     results.update({f"chance_pair_r{k}": min(1.0, k / len(labels)) for k in RECALL_AT})
     return results
+
+
+def _similarity(features: Features) -> Tensor:
+    """Return the match of every image with every sound, [n, n]."""
+    return torch.cat(
+        [
+            functional.max_similarity(piece, features.audio)
+            for piece in torch.split(features.visual, _PIECE)
+        ]
+    )
+
+
+def pair_ranks(features: Features) -> dict[str, Tensor]:
+    """Return at which place, from 1, an image finds its own sound and a sound its own image."""
+    similarity = _similarity(features)
+    return {
+        "image_to_sound_rank": metrics.retrieval_ranks(similarity).long(),
+        "sound_to_image_rank": metrics.retrieval_ranks(similarity.T).long(),
+    }
 
 
 def localised_features(features: Features) -> Tensor:

@@ -5,7 +5,7 @@ Several processes may take a part of the test set each; `whole_test` puts the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,17 +20,23 @@ from avscenes.sets.annotated import nothing_left
 from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.readable import Batch, readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
-from avscenes.testing.retrieval import Features
+from avscenes.testing.retrieval import Features, pair_ranks
 from avscenes.testing.scoring import joined, score, with_disc
 from avscenes.testing.silence import confidences
 
 
 class Networks(NamedTuple):
-    """What the maps come from, in evaluation mode and on one device."""
+    """What the maps come from, in evaluation mode: functions of what a test set holds."""
 
-    visual: nn.Module
-    audio: nn.Module
+    visual: Callable[[Tensor], Tensor]  # to [b, d, h, w]
+    audio: Callable[[Tensor], Tensor]  # to [b, d], on the same device
     objects: ResNet18 | None = None  # which makes object maps
+
+
+def fed(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a network as a function of inputs on the CPU."""
+    like = next(module.parameters())
+    return lambda inputs: module(inputs.to(like))
 
 
 class Conditions(NamedTuple):
@@ -117,13 +123,38 @@ def score_batch(
     masks: dict[str, MaskMetric],
 ) -> Scored:
     """Encode a batch and score its maps; of masks also count what the F-score is made of."""
+    seen = networks.visual(batch.images).float()
+    heard = networks.audio(batch.spectrograms).float()
+    things = None
+    if networks.objects is not None:
+        things = object_maps(networks.objects, batch.images.to(seen.device)).float()
+    return score_features(seen, heard, things, batch.rows, batch.truth, tests, how, masks)
+
+
+def score_features(
+    seen: Tensor,
+    heard: Tensor,
+    things: Tensor | None,
+    rows: list[int],
+    truth: Tensor,
+    tests: NamedTests,
+    how: Conditions,
+    masks: dict[str, MaskMetric],
+) -> Scored:
+    """Score the maps of features.
+
+    Args:
+        seen: Of images, [b, d, h, w].
+        heard: Of sounds, [b, d].
+        things: Object maps, [b, h, w].
+        rows: Of the test set.
+        truth: Of these rows, [b, size, size].
+        tests: The test set.
+        how: How maps become scores.
+        masks: Gets what the F-score is made of, if there are masks.
+    """
     test = tests.labelled
-    like = next(networks.visual.parameters())
-    images = batch.images.to(like)
-    seen = networks.visual(images).float()
-    heard = networks.audio(batch.spectrograms.to(like)).float()
     cosines = functional.localization_map(seen, heard)
-    things = None if networks.objects is None else object_maps(networks.objects, images).float()
     heats = heat_maps(
         cosines,
         things,
@@ -131,18 +162,20 @@ def score_batch(
         protocol=how.protocol,
         object_share=how.object_share,
     )
-    truth = batch.truth.to(like.device)
-    columns = score(heats, truth, metrics.PROTOCOLS[how.protocol], masks=bool(test.masks))
+    truth = truth.to(seen.device)
+    columns = {}
+    if test.located:
+        columns = score(heats, truth, metrics.PROTOCOLS[how.protocol], masks=bool(test.masks))
     if test.silent:
         columns.update(confidences(heats, how.protocol))
     if test.masks:
         _add_masks(masks, heats, truth)
     features = None
     if KINDS[how.dataset].retrieval:
-        visible = test.visible[batch.rows]
+        visible = test.visible[rows]
         features = Features(seen.cpu()[visible], heard.cpu()[visible])
     objects = None if things is None else things.cpu()
-    return Scored(batch.rows, columns, cosines.cpu(), objects, features)
+    return Scored(rows, columns, cosines.cpu(), objects, features)
 
 
 def whole_test(
@@ -168,16 +201,20 @@ def whole_test(
     if not visible.any():
         raise nothing_left(count, skipped)
     objects = [batch.objects for batch in batches if batch.objects is not None]
-    features = [batch.features for batch in batches if batch.features is not None]
+    parts_of = [batch.features for batch in batches if batch.features is not None]
+    features = Features(*map(torch.cat, zip(*parts_of, strict=True))) if parts_of else None
+    columns = joined([batch.columns for batch in batches])
+    if not tests.labelled.located and features is not None:
+        columns.update(pair_ranks(features))
     return Tested(
         how,
         torch.tensor(rows),
         visible,
-        joined([batch.columns for batch in batches]),
+        columns,
         _f_scores([part.masks for part in parts]),
         torch.cat([batch.maps for batch in batches]),
         torch.cat(objects) if objects else None,
-        Features(*map(torch.cat, zip(*features, strict=True))) if features else None,
+        features,
         skipped,
     )
 

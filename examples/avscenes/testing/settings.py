@@ -10,14 +10,15 @@ from pydantic import BaseModel, Field
 
 from avcontrast import metrics
 from avscenes.files.errors import UserError
-from avscenes.files.strict import Count, File, OneOf, Portion, Whole, flag, option
+from avscenes.files.strict import Count, File, OneOf, Portion, Whole, flag, flags, option
 from avscenes.models.object_maps import mixes_absolute
 from avscenes.sets.testsets import KINDS
+from avscenes.training.own_clips import LISTS
 from avscenes.training.settings import Settings
 
 Protocol = Annotated[str, OneOf(metrics.PROTOCOLS)]
 Dataset = Annotated[str, OneOf(KINDS)]
-FILES = ("test_root", "test_list", "annotations", "silent_list", "other_half")
+FILES = ("test_root", "test_list", "annotations", "labels", "silent_list", "other_half")
 PAIR = ("image", "sound", "output")
 _FROM_RUN = (*FILES, "test_size", "max_missing", "batch_size", "workers")
 
@@ -61,6 +62,7 @@ class Options(BaseModel, strict=True, frozen=True, extra="forbid"):
     annotations: File | None = _test_file(
         "annotations", "vggss.json; for flickr the folder of ID.xml; for is3 the list of boxes"
     )
+    labels: File | None = _test_file("labels", "classes, ID,CLASS a line")
     silent_list: File | None = _test_file(
         "silent_list", "pairs without a visible source (vggss_test_plus_silent.csv)"
     )
@@ -73,7 +75,10 @@ class Options(BaseModel, strict=True, frozen=True, extra="forbid"):
 
     image: File | None = option(None, "image file")
     sound: File | None = option(None, "sound file")
-    output: File | None = option(None, "PNG file to write")
+    output: File | None = option(None, "PNG file to write; of a video, MP4 or GIF")
+
+    video: File | None = option(None, "video file, over which --output shows the maps")
+    strip: File | None = option(None, "PNG file with some of the frames in a row (--video)")
 
 
 def _share(known: dict[str, Any]) -> float:
@@ -102,21 +107,46 @@ class OnePair(Options, frozen=True):
     output: File
 
 
+class OneVideo(Options, frozen=True):
+    """The settings of maps over a video."""
+
+    batch_size: Count = 32
+    video: File
+    output: File
+
+
+def _check_output(options: Options) -> None:
+    """Check the options that draw, instead of testing."""
+    wanted = PAIR if options.video is None else ("video", "output")
+    given = [name for name in (*PAIR, "video", "strip") if getattr(options, name) is not None]
+    if not given:
+        return
+    if options.strip is not None and options.video is None:
+        raise UserError("--strip needs --video")
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise UserError(f"{flag(given[0])} needs {flags(missing)}")
+    for name in ("dataset", *FILES, "test_size", "max_missing", "output_dir"):
+        if getattr(options, name) is not None:
+            raise UserError(f"{flag(name)} is for a test set and does not go with {flag(given[0])}")
+    for name in ("image", "sound", "protocol", "object_weights"):
+        if options.video is not None and getattr(options, name) is not None:
+            raise UserError(f"{flag(name)} does not go with --video")
+    endings = ".png" if options.video is None else (".mp4", ".gif")
+    for name, allowed in (("output", endings), ("strip", ".png")):
+        path = getattr(options, name)
+        if path is not None and not path.name.lower().endswith(allowed):
+            words = allowed if isinstance(allowed, str) else " or ".join(allowed)
+            raise UserError(f"{flag(name)}: must end in {words}, got {path}")
+
+
 def check(options: Options) -> None:
     """Check the options as far as they can be without the run.
 
     Raises:
         UserError: When they contradict each other or the device is none.
     """
-    given = [name for name in PAIR if getattr(options, name) is not None]
-    for name in PAIR:
-        if given and name not in given:
-            raise UserError(f"{flag(given[0])} needs {flag(name)}")
-    for name in ("dataset", *FILES, "test_size", "max_missing", "output_dir"):
-        if given and getattr(options, name) is not None:
-            raise UserError(f"{flag(name)} is for a test set and does not go with {flag(given[0])}")
-    if options.output is not None and options.output.suffix.lower() != ".png":
-        raise UserError(f"--output: must end in .png, got {options.output}")
+    _check_output(options)
     if options.object_share is not None and options.object_weights is None:
         raise UserError("--object-share needs --object-weights")
     try:
@@ -155,12 +185,26 @@ def complete(options: Options, folder: Path, run: Settings) -> WholeSet:
     protocol = options.protocol or kind.protocol
     values: dict[str, Any] = {
         **{name: getattr(like, name, None) for name in _FROM_RUN},
+        **(_own_clips(options, folder, run) if dataset == run.dataset == "clips" else {}),
         "dataset": dataset,
         "protocol": protocol,
         "output_dir": folder / f"evaluation-{dataset}-{protocol}",
         **options.model_dump(exclude_none=True),
     }
-    for name in kind.needs:
-        if not values[name]:
-            raise UserError(f"--dataset {dataset} needs {flag(name)}")
+    missing = [name for name in kind.needs if not values[name]]
+    if missing:
+        raise UserError(f"--dataset {dataset} needs {flags(missing)}")
     return WholeSet.model_validate(values)
+
+
+def _own_clips(options: Options, folder: Path, run: Settings) -> dict[str, Any]:
+    """Return where the clips are that a run on own clips was tested with, and which they are.
+
+    Those of another folder are other clips, with annotations and classes of their own.
+    """
+    if options.test_root is not None:
+        return {"test_list": None, "annotations": None, "labels": None}
+    return {
+        "test_root": run.test_root or run.data_root,
+        "test_list": folder / LISTS / "test.txt",
+    }

@@ -52,6 +52,7 @@ def _localisation(protocol: str) -> dict[str, str]:
 def table(results: dict[str, float], protocol: str) -> str:
     """Return aligned lines, `-` where a column has no such figure."""
     shown = [who for who in PREDICTORS if f"{who}_pointing" in results]
+    shown = shown or ["model", "ceiling", "chance"]  # of retrieval alone
     lines = [["", *(_HEADINGS[who] for who in shown)]]
     for label, key in _localisation(protocol).items():
         if f"model_{key}" in results:

@@ -18,9 +18,11 @@ from avscenes.sets.clips import ClipPairs, Skipped, Unusable, check_files, clips
 from avscenes.sets.lists import check_layout, read_ids
 from avscenes.sets.loaders import DATA_SEED, PairDataset
 from avscenes.sets.overlap import check_overlap
+from avscenes.sets.own import Split
 from avscenes.sets.sampling import generator_for
 from avscenes.sets.scene_pairs import SceneDataset
 from avscenes.sets.testsets import KINDS, NamedTests, scene_tests
+from avscenes.training.own_clips import Listed, own_clips, shared_evenly
 from avscenes.training.settings import Settings, check_split
 
 
@@ -34,6 +36,7 @@ class Data(NamedTuple):
     validation_size: int
     test_ids_in_training: int
     digest: str  # of the names of all clips, so that processes can compare what they read
+    split: Split | None = None  # of own clips, to be written down
 
 
 def synthetic_data(settings: Settings) -> Data:
@@ -53,6 +56,38 @@ def synthetic_data(settings: Settings) -> Data:
     )
 
 
+def _listed(settings: Settings) -> Listed:
+    """Read the lists of VGG-Sound or Flickr."""
+    root, train_list, size = settings.data_root, settings.train_list, settings.validation_size
+    assert root is not None
+    assert train_list is not None
+    # Flickr's files may lie side by side.
+    check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
+    kind = KINDS[settings.dataset]
+    train_ids = read_ids("--train-list", train_list)
+    # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
+    order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
+    shuffled = [train_ids[index] for index in order]
+    held_out, rest = shuffled[:size], shuffled[size:][: settings.train_size]
+    if not rest:
+        raise UserError(
+            f"--validation-size {size} leaves none of the {len(train_ids)} clips of --train-list "
+            "to train on"
+        )
+    if settings.batch_size > len(rest):
+        raise UserError(
+            f"--batch-size {settings.batch_size} is larger than the {len(rest)} clips of "
+            f"--train-list that --validation-size {size} leaves to train on"
+        )
+    assert kind.read is not None, "scenes have no files"
+    samples = kind.read(
+        settings.test_size, **{name: getattr(settings, name) for name in kind.needs}
+    )
+    test_ids = [sample.clip.name for sample in samples]
+    check_overlap(train_ids, test_ids, allow=settings.allow_overlap)
+    return Listed(rest, held_out, samples, "--train-list", "--test-list")
+
+
 def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skipped]]:
     """Read the lists, check every file and return the data and the clips that are left out.
 
@@ -65,36 +100,15 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
         UserError: When folders, lists or annotations are missing.
         Unusable: When too many clips are.
     """
-    root, train_list = settings.data_root, settings.train_list
+    root = settings.data_root
     assert root is not None
-    assert train_list is not None
     assert settings.transform is not None
     transform = TRANSFORMS[settings.transform]
-    # Flickr's files may lie side by side.
-    check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
     kind = KINDS[settings.dataset]
-    train_ids = read_ids("--train-list", train_list)
-    # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
-    order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
-    shuffled = [train_ids[index] for index in order]
-    held_out, rest = shuffled[: settings.validation_size], shuffled[settings.validation_size :]
-    rest = rest[: settings.train_size]
-    if not rest:
-        raise UserError(
-            f"--validation-size {settings.validation_size} leaves none of the {len(train_ids)} "
-            "clips of --train-list to train on"
-        )
-    if settings.batch_size > len(rest):
-        raise UserError(
-            f"--batch-size {settings.batch_size} is larger than the {len(rest)} clips of "
-            f"--train-list that --validation-size {settings.validation_size} leaves to train on"
-        )
-    assert kind.read is not None, "scenes have no files"
-    samples = kind.read(
-        settings.test_size, **{name: getattr(settings, name) for name in kind.needs}
-    )
+    own = settings.dataset == "clips"
+    listed = own_clips(settings, known) if own else _listed(settings)
+    rest, held_out, samples = listed.train, listed.validation, listed.samples
     test_ids = [sample.clip.name for sample in samples]
-    check_overlap(train_ids, test_ids, allow=settings.allow_overlap)
 
     if known is not None and known.is_file():
         with known.open(newline="", encoding="utf-8") as file:
@@ -111,16 +125,20 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
             *check_files("train", clips_in(root, rest), settings.workers, transform),
             *check_files("validation", clips_in(root, held_out), settings.workers, transform),
             *lost,
+            *listed.unpaired,
         ]
-    train = _without(skipped, "train", "--train-list", rest, settings.max_missing)
-    validation = _without(skipped, "validation", "--train-list", held_out, settings.max_missing)
-    tested = _without(skipped, "test", "--test-list", test_ids, settings.max_missing)
+    source, most = listed.train_option, settings.max_missing
+    train = _without(skipped, "train", source, rest, most)
+    validation = _without(skipped, "validation", source, held_out, most)
+    tested = _without(skipped, "test", listed.test_option, test_ids, most)
     if settings.batch_size > len(train):
         raise Unusable(
             f"--batch-size {settings.batch_size} is larger than the {len(train)} readable clips of "
-            "--train-list",
+            f"{source}",
             skipped,
         )
+    if own:
+        validation = shared_evenly(validation, settings)
     if len(validation) < settings.batch_size:
         what = f"--validation-size: {len(validation)} readable clips"
         try:
@@ -135,6 +153,7 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
         validation_size=len(validation),
         test_ids_in_training=len(check_overlap([*train, *validation], tested, allow=True)),
         digest=hashlib.sha256(repr((train, validation, tested)).encode()).hexdigest(),
+        split=Split(rest, held_out, test_ids) if own else None,
     )
     return data, skipped
 

@@ -12,16 +12,22 @@ import torch
 import avcontrast
 from avscenes.files.whole_files import write_json, write_table
 from avscenes.sets.clips import Skipped
+from avscenes.sets.own import Split
+from avscenes.training.own_clips import write_split
 from avscenes.training.settings import Settings
 
 
-def start_run(settings: Settings, output: Path, skipped: list[Skipped]) -> None:
-    """Write down the clips left out, and then the settings, which claim the output folder.
+def start_run(
+    settings: Settings, output: Path, skipped: list[Skipped], split: Split | None = None
+) -> None:
+    """Write down clips and those left out, and then the settings, which claim the output folder.
 
     So a list that lies beside settings is that of their run, and not of one that was stopped.
     """
     if settings.dataset != "synthetic":
         write_skipped(output, skipped)
+    if split is not None:
+        write_split(output, split)
     stored = settings.model_dump(mode="json")
     versions = {
         "avcontrast": avcontrast.__version__,

@@ -18,6 +18,7 @@ from avscenes.files.strict import (
     Positive,
     Share,
     Whole,
+    Within,
     option,
     read_file,
 )
@@ -36,6 +37,12 @@ LOSSES = {
     "elimination": (False, False, False),
 }
 FOLDER_OPTIONS = ("data_root", "train_list", "test_root", "test_list", "annotations")
+NEEDED = {
+    "synthetic": (),
+    "vggsound": FOLDER_OPTIONS,
+    "flickr": FOLDER_OPTIONS,
+    "clips": ("data_root",),
+}
 # These do not change what is to be learned; a run may go on with other ones.
 CHANGEABLE = ("accelerator", "devices", "num_nodes", "workers", "output_dir", "evaluate")
 
@@ -76,15 +83,25 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
         None, "settings from below or from a TOML file", title="NAME_OR_FILE"
     )
 
-    dataset: Literal["synthetic", "vggsound", "flickr"] = "synthetic"
+    dataset: Literal["synthetic", "vggsound", "flickr", "clips"] = option(
+        "synthetic", "clips are of your own, without boxes or with them"
+    )
     data_root: File | None = option(
         None, "folder with frames/ID.jpg or .png and audio/ID.wav to train on"
     )
-    train_list: File | None = option(None, "ids to train on, one a line")
+    train_list: File | None = option(
+        None, "ids to train on, one a line (clips: if not given, every pair of --data-root)"
+    )
     test_root: File | None = option(None, "folder with frames/ and audio/ to test on")
     test_list: File | None = option(None, "ids to test on, one a line (vggss_test.csv)")
     annotations: File | None = option(
         None, "classes and boxes of the test clips (vggss.json), or the folder of Flickr's ID.xml"
+    )
+    labels: File | None = option(None, "classes of the test clips, ID,CLASS a line (clips)")
+    held_out: Within | None = Field(
+        default_factory=lambda known: 0.2 if known["dataset"] == "clips" else None,
+        description="share of the pairs that is held out, the first half of it to test on (clips; "
+        "default: 0.2)",
     )
     allow_overlap: bool = option(False, "train although clips of --test-list are in --train-list")
     train_size: Count | None = either(512, None, "number of pairs to train on")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from video_files import write_video
+from video_files import turn_upright, write_video
 
 from avscenes.media.videos import SAMPLE_RATE, encode_jpeg, encode_wav, read_frame, read_sound
 
@@ -50,14 +50,7 @@ def test_a_long_video_gives_the_ten_seconds_around_its_middle(tmp_path):
 
 
 def test_a_video_filmed_upright_is_turned(tmp_path):
-    path = write_video(tmp_path / "phone.mp4")
-    content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 4 + 40  # of the first track, the video
-    one, minus_one = (65_536).to_bytes(4, "big"), (-65_536).to_bytes(4, "big", signed=True)
-    quarter = b"".join([bytes(4), one, bytes(4), minus_one, *[bytes(4)] * 4, one * 0])
-    content[matrix : matrix + 32] = quarter
-    path.write_bytes(content)
-    image = read_frame(path)
+    image = read_frame(turn_upright(write_video(tmp_path / "phone.mp4")))
     assert image.size == (32, 64)
     # The bar at the left edge is at the top after a quarter turn to the right.
     assert np.asarray(image)[:12].mean() > 240

@@ -190,7 +190,7 @@ def test_the_help_lists_the_recipes():
 
 
 def test_a_recipe_of_clips_does_not_go_with_scenes():
-    with pytest.raises(UserError, match="--transform needs --dataset vggsound or flickr"):
+    with pytest.raises(UserError, match="--transform needs --dataset vggsound, flickr or clips"):
         parse(["--recipe", "fnac-vggsound-10k", "--dataset", "synthetic"])
     with pytest.raises(UserError, match="--dataset flickr needs --data-root"):
         parse(["--recipe", "fnac-flickr-10k"])

@@ -143,13 +143,13 @@ def test_kinds_of_losses_have_colours_of_their_own():
 
 def test_heat_maps_of_methods_lie_under_the_scenes(tmp_path, monkeypatch):
     drawn = []
-    show_heat = figures.overlays.show_heat
+    show_map = figures.plots.show_map
 
     def shown(axis, picture, heat, cut):
         drawn.append((picture, heat, (heat >= cut).double().mean().item()))
-        show_heat(axis, picture, heat, cut)
+        show_map(axis, picture, heat, cut)
 
-    monkeypatch.setattr(figures.overlays, "show_heat", shown)
+    monkeypatch.setattr(figures.plots, "show_map", shown)
     maps = torch.rand(2, 3, 16, generator=torch.Generator().manual_seed(0))
     key = {"setting": "tiny", "seed": 0}
     rows = [

@@ -1,0 +1,86 @@
+import csv
+import json
+
+import pytest
+import torch
+from set_runs import by_hand, evaluated, files_of
+from small_sets import write_set
+
+from avscenes.files.errors import UserError
+from avscenes.media.images import load_frame, squeezed
+from avscenes.pictures.report import evaluate_features, evaluate_towers
+from avscenes.testing.towers import trained_towers
+from avscenes.training.trained import load_trained
+
+ABOUT = ("checkpoint", "epoch", "model")
+
+
+def figures_of(found):
+    return {name: value for name, value in found.items() if name not in ABOUT}
+
+
+@pytest.mark.parametrize("dataset", ["clips", "vggsound", "avsbench-ms3"])
+def test_towers_are_evaluated_as_a_checkpoint_is(checkpoint, tmp_path, dataset):
+    options, names, left_out = write_set(dataset, tmp_path)
+    expected, rows = evaluated(checkpoint, dataset, options)
+    files = {key[2:].replace("-", "_"): path for key, path in options.items()}
+    towers = trained_towers(load_trained(checkpoint, "cpu"))
+    output = tmp_path / "results"
+    report = evaluate_towers(
+        towers, output, dataset, name="mine", batch_size=4, max_missing=0.5, **files
+    )
+    assert figures_of(report.figures) == pytest.approx(figures_of(expected), abs=1e-3)
+    made = {"table.txt", "metrics.json", "samples.csv", "gallery.png", "left_out.csv"}
+    assert {path.name for path in output.iterdir()} == made
+    assert (output / "table.txt").read_text() == f"{report.text}\n"
+    assert report.text.startswith(f"mine, {dataset}: {len(names)} pairs, {len(left_out)} left out")
+    with pytest.raises(UserError, match=r"output: .* holds results already; name another place"):
+        evaluate_towers(towers, output, dataset, **files)
+    with (output / "samples.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == [row["id"] for row in rows]
+
+
+def test_a_test_set_that_lacks_files_or_takes_none(checkpoint, tmp_path):
+    towers = trained_towers(load_trained(checkpoint, "cpu"))
+    with pytest.raises(TypeError, match="vggsound needs test_root, test_list, annotations, and"):
+        evaluate_towers(towers, tmp_path / "results", "vggsound", test_root=tmp_path)
+    with pytest.raises(TypeError, match="synthetic needs no files and is of no use here"):
+        evaluate_towers(towers, tmp_path / "results", "synthetic")
+
+
+def test_features_are_evaluated_as_a_checkpoint_is(checkpoint, encoders, tmp_path):
+    options, names, _ = write_set("vggsound", tmp_path)
+    expected, rows = evaluated(checkpoint, "vggsound", options)
+    files = files_of("vggsound", names, tmp_path)
+    _, visual, audio = by_hand(encoders, files)
+    entries = json.loads((tmp_path / "vggss.json").read_text())
+    report = evaluate_features(
+        visual,
+        audio,
+        tmp_path / "results",
+        names=names,
+        classes=[row["class"] for row in rows],
+        boxes=[entry["bbox"] for entry in entries[: len(names)]],
+        images=[squeezed(load_frame(image)) for image, _ in files],
+    )
+    other = {"dataset", "left_out"}
+    found = {name: value for name, value in figures_of(report.figures).items() if name not in other}
+    expected = {name: value for name, value in figures_of(expected).items() if name not in other}
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert (tmp_path / "results" / "gallery.png").is_file()
+
+    bare = evaluate_features(visual, audio, tmp_path / "bare")
+    assert bare.figures["pair_image_to_sound_r1"] == report.figures["pair_image_to_sound_r1"]
+    assert not [name for name in bare.figures if "success" in name or "class_" in name]
+    assert {path.name for path in (tmp_path / "bare").iterdir()} == {
+        *("table.txt", "metrics.json", "samples.csv")
+    }
+
+
+def test_features_and_what_is_known_of_them_are_as_many(tmp_path):
+    visual, audio = torch.rand(3, 4, 2, 2), torch.rand(3, 4)
+    with pytest.raises(ValueError, match="names must be as many as visual, 3, got 1"):
+        evaluate_features(visual, audio, tmp_path / "results", names=["a"])
+    with pytest.raises(ValueError, match="audio must be as many as visual, 3, got 2"):
+        evaluate_features(visual, audio[:2], tmp_path / "results")
+    assert not (tmp_path / "results").exists()
