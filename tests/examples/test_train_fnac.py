@@ -114,7 +114,7 @@ def test_the_table_has_a_row_for_each_epoch_with_every_term(finished):
         assert float(row["train_loss"]) == pytest.approx(float(row["train_info_nce"]))
     for row in rows[2:]:
         terms = sum(float(row[f"train_{name}"]) for name in ("fns_audio", "fns_visual", "tne"))
-        expected = float(row["train_info_nce"]) + 0.390625 * terms
+        expected = float(row["train_info_nce"]) + 100 / 128 * terms
         assert float(row["train_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
