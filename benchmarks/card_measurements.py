@@ -294,7 +294,7 @@ def l2(options: argparse.Namespace) -> Iterator[Counter]:
     """Yield what the L2 cache delivers to the forward kernel: of two runs each, with two tiles."""
     command = ["ncu", "--csv", "--clock-control", "none", "--kernel-name", "maximum_kernel"]
     command += ["--launch-count", "4", "--metrics", ",".join(COUNTERS)]
-    command += [sys.executable, __file__, "kernels", "--unprofiled"]
+    command += [*sys.orig_argv[: sys.orig_argv.index("l2")], "kernels", "--unprofiled"]
     for name in ("device", "dtype", "batch_size", "channels"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += ["--positions", "x".join(map(str, options.positions))]

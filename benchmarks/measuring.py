@@ -294,7 +294,8 @@ def _relative_distance(mine: Tensor, exact: Tensor, left_out: int) -> float:
     apart, size = [], torch.zeros((), dtype=torch.float64, device=exact.device)
     # In parts: a copy of large features in float64 would take twice their memory.
     some = max(1, 2**26 // exact[0].numel())
-    for left, right in zip(torch.split(mine, some), torch.split(exact, some), strict=True):
+    parts = (torch.split(tensor, some) for tensor in (mine, exact))
+    for left, right in zip(*parts, strict=True):
         squares = (left.double() - right).square()
         apart.append(squares.reshape(len(left), -1).sum(1))
         size += right.double().square().sum()

@@ -232,6 +232,8 @@ def test_number_of_launches(b, count, launches, monkeypatch):
     use_table(monkeypatch, tiles.HOPPER)
     step(b, 512, (7, 7), "raw", ALL)
     assert sum(map(len, launches.values())) == count
+    if b == 1024:
+        assert len(launches) == 15, sorted(key[0] for key in launches)
 
 
 def step(b, d, places, precision, settings, *, store=True, last=False, ignore=False):

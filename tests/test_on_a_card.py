@@ -339,7 +339,7 @@ def test_rehearsal(tmp_path):
     (bin_folder / "ncu").chmod(0o755)
     folder = tmp_path / "results"
     command = [sys.executable, str(ROOT / "benchmarks" / "on_a_card.py"), "--rehearse"]
-    command += ["--output", str(folder), "--budget", "60", "--only", *REHEARSED]
+    command += ["--output", str(folder), "--budget", "1000", "--only", *REHEARSED]
     path = os.pathsep.join([str(bin_folder), os.environ["PATH"]])
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     record = kept(folder)

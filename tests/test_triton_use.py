@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -130,6 +131,21 @@ def test_reasons():
         ]
         patch.setattr(torch.version, "hip", "6.0")
         assert ops._lacking(card) == ["visual is on an AMD GPU, it needs a CUDA device"]
+
+
+def test_kernels_are_launched_where_the_tensors_are(monkeypatch):
+    entered = []
+
+    @contextmanager
+    def device(one):
+        entered.append(one)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    other = torch.device("cuda:1")
+    with operands.launching_on(SimpleNamespace(device=other)):
+        assert entered == [other]
+        assert not torch.is_autocast_enabled("cuda")
 
 
 def test_audio_features_whose_offsets_leave_32_bits_are_refused(monkeypatch):
