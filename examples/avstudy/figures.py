@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def heat_maps(path: Path, stage: Stage, setting: str) -> None:
             maps = torch.tensor(rows.filter(like="position_").to_numpy())
             side = math.isqrt(maps.shape[1])
             heats = metrics.upsample(maps.reshape(-1, side, side), (size, size))
-            axes[0].set_ylabel(stage.label(name), fontsize=8)
+            axes[0].set_ylabel(textwrap.fill(stage.label(name), 15), fontsize=8)
             for axis, scene, heat in zip(axes, scenes, heats, strict=True):
                 picture = plots.as_picture(scene.image)
                 plots.show_map(axis, picture, heat, plots.prediction_cut(heat))
@@ -203,7 +204,7 @@ def left_out(path: Path, stage: Stage, setting: str) -> None:
     with style.figure(path, 1.25 * columns, 0.5 + 1.35 * len(images)) as figure:
         grid = figure.subplots(len(images), columns, squeeze=False)
         for axes, (image, pairs) in zip(grid, images.items(), strict=True):
-            shown = [(image, style.INK, "image and own sound")]
+            shown = [(image, style.INK, "own sound")]
             for pair in pairs.itertuples():
                 colour, says = (
                     (style.GREEN, "same class")
@@ -245,4 +246,4 @@ def left_out_over_time(path: Path, stage: Stage) -> None:
             axis.set_xlabel("epoch")
             axis.set_ylim(0, 100)
         grid[0][0].set_ylabel("%")
-        grid[0][0].legend(fontsize=8)
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)

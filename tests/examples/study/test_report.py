@@ -182,7 +182,7 @@ def test_what_was_left_out_is_drawn_beside_its_image(tmp_path, monkeypatch):
     names = ("image", "sound", "same_class", "shown")
     rows = [{**key, **dict(zip(names, pair))} for pair in pairs]
     figures.left_out(tmp_path / "pairs.png", stage_of(rows), "tiny")
-    own = "image and own sound"
+    own = "own sound"
     assert titles == [own, "same class", "class of the other", own, "neither"]
 
 
