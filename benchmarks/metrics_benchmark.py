@@ -77,7 +77,7 @@ def samples(count: int) -> Samples:
     half = 0.02 + 0.35 * torch.rand(count, 2, 2, generator=generator, dtype=torch.float64)
     corners = torch.cat([middle - half, middle + half], dim=2)
     boxes = [some[: 1 + number % 2] for number, some in enumerate(corners)]
-    truth = torch.stack([metrics.ground_truth_map(some, SIZE) for some in boxes])
+    truth = torch.stack([metrics.ground_truth_map(some, SIZE, clip=True) for some in boxes])
     return Samples(maps, boxes, truth, torch.arange(count) % 5 > 0)
 
 
@@ -96,7 +96,7 @@ def batches(pool: Samples, count: int, batch: int) -> list[slice]:
 def boxes_to_truth(pool: Samples, parts: Sequence[slice]) -> object:
     """Draw the boxes of every sample."""
     for part in parts:
-        torch.stack([metrics.ground_truth_map(some, SIZE) for some in pool.boxes[part]])
+        torch.stack([metrics.ground_truth_map(some, SIZE, clip=True) for some in pool.boxes[part]])
     return None
 
 

@@ -347,7 +347,7 @@ class TestCIoUCeiling:
 
     def test_quarter_of_the_image_is_where_success_starts(self):
         gt_maps = torch.stack(
-            [metrics.ground_truth_map([(0, 0, 1, i / 20)], 20) for i in range(21)]
+            [metrics.ground_truth_map([(0, 0, 1, i / 20)], 20, clip=True) for i in range(21)]
         )
         ceiling = metrics.ciou_ceiling(gt_maps)
         assert (ceiling >= 0.5).tolist() == [i >= 5 for i in range(21)]

@@ -140,7 +140,9 @@ assert on_a_card.run_all(steps, record, folder, time.monotonic() + 600) == ["don
     assert len(read(tmp_path / "table.csv")) == 1
 
 
-def test_outcomes_of_tests_that_are_killed_are_kept(tmp_path):
+def test_outcomes_of_tests_that_are_killed_are_kept(tmp_path, monkeypatch):
+    # As if nobody ran these tests side by side.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     (tmp_path / "test_some.py").write_text(
         "import os, pytest, signal\n"
         "def test_passes(): pass\n"

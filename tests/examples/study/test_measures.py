@@ -177,7 +177,13 @@ def batch():
         ),
         (
             {"fns_audio_weight": 5.0},
-            FNACLoss(0.1, fns_audio_weight=5.0, fns_visual_weight=0.0, tne_weight=0.0),
+            FNACLoss(
+                0.1,
+                fns_audio_weight=5.0,
+                fns_visual_weight=0.0,
+                tne_weight=0.0,
+                adjacency_reduction="mean",
+            ),
         ),
     ],
 )
