@@ -83,7 +83,7 @@ def test_a_finished_study_runs_nothing_again_and_draws_the_same(finished, tmp_pa
     content = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
     assert study("--quick", "--output-dir", output).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    for name in (rows.RUNS, rows.CURVES, rows.MATRICES):
+    for name in (rows.RUNS, rows.CURVES, rows.MATRICES, rows.HEAT_MAPS):
         shutil.copy(output / name, tmp_path / name)
     assert main(["--quick", "--report", "--output-dir", str(tmp_path)]) == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
