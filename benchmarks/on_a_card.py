@@ -95,6 +95,7 @@ def environment(rehearse: bool) -> dict[str, str]:
     folders = [str(ROOT / name) for name in ("src", "benchmarks", "tests", "examples")]
     folders += filter(None, [os.environ.get("PYTHONPATH")])
     variables = {"PYTHONPATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1"}
+    variables["PYTEST_ADDOPTS"] = ""  # that of another test run may ask for what is not here
     return {**os.environ, **variables, **({"TRITON_INTERPRET": "1"} if rehearse else {})}
 
 

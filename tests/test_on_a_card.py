@@ -143,6 +143,7 @@ assert on_a_card.run_all(steps, record, folder, time.monotonic() + 600) == ["don
 def test_outcomes_of_tests_that_are_killed_are_kept(tmp_path, monkeypatch):
     # As if nobody ran these tests side by side.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--an-option-of-another-run")
     (tmp_path / "test_some.py").write_text(
         "import os, pytest, signal\n"
         "def test_passes(): pass\n"

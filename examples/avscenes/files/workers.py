@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +30,8 @@ def _interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back here, and for good from the processes that start meanwhile.
 
     It reaches every process of a terminal, and the parent alone decides what it means. Those of
-    pebble ignore it too, but only once they have imported what they need.
+    pebble ignore it too, but only once they have imported what they need. A parent that it stops
+    while it starts one would leave that one without what it is to read.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -37,9 +39,26 @@ def _interrupts_held() -> Iterator[None]:
     resource_tracker.ensure_running()  # when it starts, it lets Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _interrupts_put_off():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Let Ctrl-C wait until the end, also one that another thread takes, whose mask is its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _fault(answer: Future[str | None], limit: float) -> str | None:

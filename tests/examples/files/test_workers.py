@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import closing
@@ -8,6 +9,7 @@ from contextlib import closing
 import pytest
 from broken_decoder import decode, process_of
 
+from avscenes.files import workers
 from avscenes.files.workers import faults_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
@@ -54,3 +56,27 @@ def test_processes_end_when_the_rest_is_not_wanted(tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("the process goes on")
+
+
+def test_a_process_that_starts_is_given_all_it_reads_before_an_interruption():
+    ended = threading.Event()
+    other = threading.Thread(target=ended.wait)  # takes the signal that this one holds back
+    other.start()
+    done = False
+    try:
+        with pytest.raises(KeyboardInterrupt), workers._interrupts_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            done = True
+    finally:
+        ended.set()
+        other.join()
+    assert done
+
+
+def test_the_processes_may_be_started_by_any_thread():
+    answers = []
+    other = threading.Thread(target=lambda: answers.extend(faults_of(decode, ["a"], 1, 60.0)))
+    other.start()
+    other.join()
+    assert answers == [("a", None)]
