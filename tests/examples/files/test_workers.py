@@ -62,12 +62,17 @@ def test_a_process_that_starts_is_given_all_it_reads_before_an_interruption():
     ended = threading.Event()
     other = threading.Thread(target=ended.wait)  # takes the signal that this one holds back
     other.start()
-    done = False
-    try:
-        with pytest.raises(KeyboardInterrupt), workers._interrupts_held():
+    done = []
+
+    def start():
+        with workers._interrupts_held():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
-            done = True
+            done.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
     finally:
         ended.set()
         other.join()
