@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
@@ -23,6 +23,10 @@ from avscenes.files.errors import UserError
 
 Input = TypeVar("Input")
 _PATIENCE = 5.0
+
+_BREAKS = 3
+"""So many pools in a row that break without an answer are enough. One may: a process that crashes
+at once can be gone before the pool has heard which input it took."""
 
 
 @contextmanager
@@ -68,8 +72,6 @@ def _fault(answer: Future[str | None], limit: float) -> str | None:
         return f"the process crashed (exit status {error.exitcode})"
     except TimeoutError:
         return f"not done after {limit:g} s"
-    except BrokenProcessPool as error:
-        raise UserError("the processes end without taking work, as if they were killed") from error
 
 
 def faults_of(
@@ -88,26 +90,59 @@ def faults_of(
         limit: Seconds after which a process is given up, and its input with it.
 
     Raises:
-        UserError: When the processes end before they are given an input.
+        UserError: When the processes end again and again before they are given an input.
     """
     left = iter(inputs)
-    # A forked process would share locks and decoder threads with this one.
-    pool = ProcessPool(count, context=multiprocessing.get_context("spawn"))
+    pool = _new_pool(count)
     busy: dict[Future[str | None], Input] = {}
+    again: list[Input] = []
+    breaks = 0
     try:
         while True:
-            for value in islice(left, count - len(busy)):
-                with _interrupts_held():
-                    answer = pool.schedule(function, (value,), timeout=limit)
-                busy[answer] = value
+            for value in islice(chain(again, left), count - len(busy)):
+                busy[_handed_out(pool, function, value, limit)] = value
+            again = []
             if not busy:
                 return
+            broke = False
             for done in wait(busy, return_when=FIRST_COMPLETED).done:
-                yield busy.pop(done), _fault(done, limit)
+                if isinstance(done.exception(), BrokenProcessPool):
+                    broke = True
+                else:
+                    breaks = 0
+                    yield busy.pop(done), _fault(done, limit)
+            if broke:
+                breaks += 1
+                if breaks == _BREAKS:
+                    raise UserError("the processes end without taking work, as if they were killed")
+                again, busy = list(busy.values()), {}
+                _end(pool)
+                pool = _new_pool(count)
     finally:
         try:
             # Interrupted: what is being written is finished first.
             wait(busy, _PATIENCE)
         finally:
-            pool.stop()  # type: ignore[no-untyped-call]
-            pool.join()
+            _end(pool)
+
+
+def _new_pool(count: int) -> ProcessPool:
+    # A forked process would share locks and decoder threads with this one.
+    return ProcessPool(count, context=multiprocessing.get_context("spawn"))
+
+
+def _handed_out(
+    pool: ProcessPool, function: Callable[[Input], str | None], value: Input, limit: float
+) -> Future[str | None]:
+    try:
+        with _interrupts_held():
+            return pool.schedule(function, (value,), timeout=limit)
+    except RuntimeError as error:  # it broke since it was looked at
+        broken: Future[str | None] = Future()
+        broken.set_exception(BrokenProcessPool(str(error)))
+        return broken
+
+
+def _end(pool: ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    pool.join()

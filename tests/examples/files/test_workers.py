@@ -7,9 +7,10 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
-from broken_decoder import decode, process_of
+from broken_decoder import DiesWhenRead, decode, process_of
 
 from avscenes.files import workers
+from avscenes.files.errors import UserError
 from avscenes.files.workers import faults_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
@@ -24,6 +25,19 @@ def test_a_crash_or_a_hang_costs_one_input():
     assert faults["broken"] == "is broken"
     assert faults["hang"] == "not done after 3 s"
     assert faults["crash"] == f"the process crashed (exit status {-signal.SIGSEGV})"
+
+
+def test_a_process_that_crashes_before_its_input_is_known_costs_none(tmp_path):
+    """As when the crash comes so early that the pool has not heard yet which one it was."""
+    names = ["a", DiesWhenRead(tmp_path / "first", 1), "b", "broken"]
+    faults = [fault for _, fault in faults_of(decode, names, 2, 60.0)]
+    assert Counter(faults) == {None: 3, "is broken": 1}
+
+
+def test_processes_that_end_again_and_again_end_the_run(tmp_path):
+    with pytest.raises(UserError, match="the processes end without taking work"):
+        list(faults_of(decode, [DiesWhenRead(tmp_path / "always", 9)], 1, 60.0))
+    assert (tmp_path / "always").read_text() == "..."
 
 
 def test_inputs_are_taken_a_few_at_a_time():
@@ -85,3 +99,20 @@ def test_the_processes_may_be_started_by_any_thread():
     other.start()
     other.join()
     assert answers == [("a", None)]
+
+
+def test_an_input_for_a_pool_that_just_broke_is_not_lost(monkeypatch):
+    class Pool(workers.ProcessPool):
+        made = 0
+
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            Pool.made += 1
+
+        def schedule(self, *arguments, **options):
+            if Pool.made == 1:
+                raise RuntimeError("Unexpected error within the Pool")
+            return super().schedule(*arguments, **options)
+
+    monkeypatch.setattr(workers, "ProcessPool", Pool)
+    assert Counter(faults_of(decode, ["a", "b"], 2, 60.0)) == {("a", None): 1, ("b", None): 1}
