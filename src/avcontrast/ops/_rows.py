@@ -50,30 +50,32 @@ KEPT_BYTES = 8 * 2**20
 of a small batch. Larger ones are made again, which is what bounds the memory."""
 
 
-def lengths(features: Tensor) -> Tensor:
-    """Return the length along the last dimension, infinity for a vector that counts as zero."""
+def inverse_lengths(features: Tensor) -> Tensor:
+    """Return 1 over the length along the last dimension, 0 for a vector that counts as zero."""
     norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return torch.where(norm > NORM_EPS, norm, torch.inf)
+    return torch.where(norm > NORM_EPS, norm.reciprocal(), 0)
 
 
 def unit_rows(
     features: Tensor, dtype: torch.dtype, normalize: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return ``features`` (..., d), at unit length if asked for, and their lengths.  [..., 1]."""
+    """Return ``features`` (..., d), at unit length if asked for, and what scaled them, [..., 1]."""
     if out is None:
         rows = features.to(dtype, copy=True, memory_format=torch.contiguous_format)
     else:
         rows = out.copy_(features)
-    length = lengths(rows) if normalize else rows.new_ones(())
-    return rows.div_(length), length
+    if not normalize:
+        return rows, rows.new_ones(())
+    scale = inverse_lengths(rows)
+    return rows.mul_(scale), scale
 
 
-def unit_rows_backward(grad: Tensor, rows: Tensor, length: Tensor, normalize: bool) -> Tensor:
+def unit_rows_backward(grad: Tensor, rows: Tensor, scale: Tensor, normalize: bool) -> Tensor:
     """Turn the gradient of unit rows, in place, into that of the features they were made from."""
     if not normalize:
         return grad
     along = (rows * grad).sum(-1, keepdim=True)
-    return grad.addcmul_(rows, along, value=-1).div_(length)
+    return grad.addcmul_(rows, along, value=-1).mul_(scale)
 
 
 def map_rows(
@@ -83,7 +85,7 @@ def map_rows(
     normalize: bool,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return a block of maps (b, d, h, w) as contiguous unit rows [n, p, d] and their lengths."""
+    """Return a block of maps (b, d, h, w) as contiguous unit rows [n, p, d] and their scales."""
     return unit_rows(visual[block].flatten(2).transpose(1, 2), dtype, normalize, out)
 
 
@@ -105,9 +107,7 @@ def empty_maps(visual: Tensor) -> Tensor:
 
 def store_map(rows: Tensor, maps: Tensor, block: slice) -> None:
     """Write rows [n, p, d] into a block of maps (b, d, h, w) made by :func:`empty_maps`."""
-    # One image at a time: PyTorch tiles the transpose of a matrix, not that of a batch.
-    for image, row in zip(maps[block].flatten(2).unbind(), rows.unbind(), strict=True):
-        image.copy_(row.T)
+    maps[block].flatten(2).copy_(rows.transpose(1, 2))
 
 
 def forward_blocks(visual: Tensor, audio: Tensor, kept: bool = False) -> Iterator[slice]:
@@ -134,22 +134,37 @@ def backward_blocks(
 
 
 def similarity(rows: Tensor, audio: Tensor) -> Tensor:
-    """Return the similarity of every audio with a block of images at all positions.  [m, n, p]."""
-    return (audio @ rows.flatten(0, 1).T).view(-1, *rows.shape[:2])
+    """Return the similarity of a block of images with every audio at all positions.  [n, p, m]."""
+    return (rows.flatten(0, 1) @ audio.T).view(*rows.shape[:2], -1)
 
 
 def best_positions(similarity: Tensor, with_index: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the maximum over positions of every pair, [n, m], and the first position with it."""
+    """Return the maximum over positions of every pair, [n, m], and the first position with it.
+
+    Overwrites the similarity where an index is asked for.
+    """
     if not with_index:
-        return similarity.amax(-1).T, None
-    best, index = similarity.max(-1)
-    return best.T, index.T
+        return similarity.amax(1), None
+    if on_accelerator(similarity):
+        best, index = similarity.max(1)
+        return best, index
+    # A CPU takes the maxima of many columns at once, but looks for their positions one by one. So
+    # here that is a maximum too, of numbers that fall from the first position to the last.
+    best = similarity.amax(1)
+    last = similarity.shape[1] - 1
+    from_last = torch.arange(last, -1, -1, dtype=similarity.dtype)[:, None]
+    highest = torch.eq(similarity, best[:, None], out=similarity).mul_(from_last).amax(1)
+    return best, highest.neg_().add_(last)
+
+
+def index_dtype(positions: int) -> torch.dtype:
+    """Return the smallest integer type that can name a position."""
+    return torch.uint8 if positions <= 256 else torch.int32
 
 
 def empty_index(visual: Tensor, pairs: int, with_index: bool) -> Tensor:
-    """Return room for a position a pair, in the smallest integer type that can name it."""
-    positions = visual.shape[2] * visual.shape[3]
-    dtype = torch.uint8 if positions <= 256 else torch.int32
+    """Return room for a position a pair."""
+    dtype = index_dtype(visual.shape[2] * visual.shape[3])
     return visual.new_empty((visual.shape[0], pairs) if with_index else 0, dtype=dtype)
 
 

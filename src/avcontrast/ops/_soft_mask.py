@@ -32,6 +32,11 @@ def pool(similarity: Tensor, threshold: float, temperature: float) -> Tensor:
     return mean
 
 
+def similarity_by_audio(rows: Tensor, audio: Tensor) -> Tensor:
+    """Return the similarity of every audio with a block of images at all positions.  [m, n, p]."""
+    return (audio @ rows.flatten(0, 1).T).view(-1, *rows.shape[:2])
+
+
 def pool_pairs(similarity: Tensor, soft_mask: tuple[float, float]) -> Tensor:
     """Return the same of a block of images, [m, n, p], a part of the audios at a time.  [n, m]."""
     pooled = similarity.new_empty(similarity.shape[:2])

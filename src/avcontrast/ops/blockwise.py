@@ -95,18 +95,18 @@ def _max_similarity_backward(
 ) -> tuple[Tensor, Tensor]:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        vectors, vector_scales = _rows.unit_rows(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
         for block in _rows.backward_blocks(visual, vectors):
-            rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
+            rows, row_scales = _rows.map_rows(visual, block, dtype, normalize)
             if need_audio:
                 grad_vectors += _rows.gather_from_rows(grad[block], index[block], rows)
             if need_visual:
                 grad_rows = _rows.scatter_to_rows(grad[block], index[block], vectors, rows.shape[1])
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scales, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
-        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
+        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_scales, normalize)
         return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
 
 
@@ -136,7 +136,7 @@ def _soft_similarity(
         pooled = vectors.new_empty(visual.shape[0], audio.shape[0])
         for block in _rows.forward_blocks(visual, vectors):
             rows, _ = _rows.map_rows(visual, block, dtype, normalize)
-            similarity = _rows.similarity(rows, vectors)
+            similarity = _soft_mask.similarity_by_audio(rows, vectors)
             pooled[block] = _soft_mask.pool_pairs(similarity, (threshold, temperature))
         return pooled
 
@@ -160,21 +160,21 @@ def _soft_similarity_backward(
 ) -> tuple[Tensor, Tensor]:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        vectors, vector_scales = _rows.unit_rows(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
         for block in _rows.backward_blocks(visual, vectors, again=True):
-            rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
-            similarity = _rows.similarity(rows, vectors)
+            rows, row_scales = _rows.map_rows(visual, block, dtype, normalize)
+            similarity = _soft_mask.similarity_by_audio(rows, vectors)
             mask = (threshold, temperature)
             grad_similarity = _soft_mask.backward(grad[block], similarity, mask).flatten(1)
             if need_audio:
                 grad_vectors.addmm_(grad_similarity, rows.flatten(0, 1))
             if need_visual:
                 grad_rows = (grad_similarity.T @ vectors).view_as(rows)
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scales, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
-        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
+        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_scales, normalize)
         return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
 
 
@@ -206,7 +206,7 @@ def _contrast(
         own_vectors, _ = _rows.unit_rows(audio, dtype, normalize)
         vectors = all_gather(own_vectors, peers)
         outputs = _empty_outputs(visual, audio, ignore, settings, peers, with_backward)
-        values, logits, index, scales, sums, limits, pooled, own_map, sources, kept, lengths, _ = (
+        values, logits, index, scales, sums, limits, pooled, own_map, sources, kept, scaling, _ = (
             outputs
         )
         matrices = _adjacency.Matrices(
@@ -223,16 +223,18 @@ def _contrast(
         for block in _rows.forward_blocks(visual, vectors, len(kept) > 0):
             own = slice(first + block.start, first + block.stop)
             if len(kept):
-                rows, lengths[block] = _rows.map_rows(visual, block, dtype, normalize, kept[block])
+                rows, scaling[block] = _rows.map_rows(visual, block, dtype, normalize, kept[block])
             else:
                 rows, _ = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_pooled:
                 pooled[own] = rows.mean(1)
             if settings.pools_softly:
-                similarity = _rows.similarity(rows, vectors)
+                similarity = _soft_mask.similarity_by_audio(rows, vectors)
                 logits[block] = _soft_mask.pool_pairs(similarity, settings.soft_mask).div_(tau)
             elif settings.needs_index:
                 similarity = _rows.similarity(rows, vectors)
+                if "tne" in settings.terms:
+                    own_map[block] = similarity[..., own].diagonal(dim1=0, dim2=2).T
                 best, where = _rows.best_positions(similarity, with_backward)
                 logits[block] = best.div_(tau)
                 if where is not None:
@@ -240,11 +242,9 @@ def _contrast(
             elif settings.needs_logits:
                 logits[block] = (pooled[own] @ vectors.T).div_(tau)
             if "tne" in settings.terms:
-                if settings.needs_index or settings.pools_softly:
-                    own_similarity = similarity[own].diagonal().T
-                else:
-                    own_similarity = _sources.own_similarity(rows, vectors[own])
-                own_map[block] = own_similarity / tau
+                if not settings.needs_index:
+                    own_map[block] = _sources.own_similarity(rows, vectors[own])
+                own_map[block].div_(tau)
                 sources[own] = _sources.forward(rows, own_map[block], settings)
 
         if "fns_visual" in settings.terms:
@@ -293,7 +293,7 @@ def _contrast_backward(
     own_map: Tensor,
     sources: Tensor,
     kept: Tensor,
-    lengths: Tensor,
+    scaling: Tensor,
     vectors: Tensor,
     *options: Any,
 ) -> tuple[Tensor, ...]:
@@ -302,7 +302,7 @@ def _contrast_backward(
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
-        own_vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        own_vectors, vector_scales = _rows.unit_rows(audio, dtype, normalize)
         vectors = vectors if peers.size > 1 else own_vectors
         grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
@@ -328,9 +328,9 @@ def _contrast_backward(
         for block in _rows.backward_blocks(visual, vectors, len(kept) > 0, again):
             own = slice(first + block.start, first + block.stop)
             if len(kept):
-                rows, row_lengths = kept[block], lengths[block]
+                rows, row_scales = kept[block], scaling[block]
             else:
-                rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
+                rows, row_scales = _rows.map_rows(visual, block, dtype, normalize)
             if settings.needs_logits:
                 if settings.has_positives:
                     grad_logits = _positives.logits_backward(grads, matrices, settings, block)
@@ -348,7 +348,7 @@ def _contrast_backward(
             if settings.needs_index and need_audio:
                 grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
             if settings.pools_softly:
-                similarity = _rows.similarity(rows, vectors)
+                similarity = _soft_mask.similarity_by_audio(rows, vectors)
                 grad_similarity = _soft_mask.backward(
                     grad_logits, similarity, settings.soft_mask
                 ).flatten(1)
@@ -375,13 +375,13 @@ def _contrast_backward(
             if need_visual:
                 if settings.needs_pooled:
                     grad_rows += grad_pooled[block, None] / rows.shape[1]
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scales, normalize)
                 _rows.store_map(grad_rows, grad_visual, block)
 
         grad_audio = audio.new_empty(0)
         if need_audio:
             grad_audio = _rows.unit_rows_backward(
-                reduce_scatter(grad_vectors, peers), own_vectors, vector_lengths, normalize
+                reduce_scatter(grad_vectors, peers), own_vectors, vector_scales, normalize
             ).to(audio.dtype)
         return (
             grad_visual,

@@ -134,7 +134,7 @@ def _pooled_backward(
         grad_visual, grad_frames = _empty_gradients(visual, frames, need_visual, need_frames)
         grad_frames.zero_()
         for images in _image_blocks(visual, frames):
-            rows, lengths = _rows.map_rows(visual, images, frames.dtype, normalize)
+            rows, row_scales = _rows.map_rows(visual, images, frames.dtype, normalize)
             grad_rows = torch.zeros_like(rows)
             for sounds in _sound_blocks(visual, rows, frames):
                 vectors = frames[sounds].flatten(0, 1)
@@ -149,7 +149,7 @@ def _pooled_backward(
                     if len(index):
                         where = index[images, _frames_of(sounds, time)]
                     else:
-                        where = _rows.similarity(rows, vectors).max(-1).indices.T
+                        _, where = _rows.best_positions(_rows.similarity(rows, vectors), True)
                 weights = weights.flatten(1)
                 if need_frames:
                     found = _rows.gather_from_rows(weights, where, rows)
@@ -157,7 +157,7 @@ def _pooled_backward(
                 if need_visual:
                     grad_rows += _rows.scatter_to_rows(weights, where, vectors, rows.shape[1])
             if need_visual:
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, lengths, normalize)
+                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_scales, normalize)
                 _rows.store_map(grad_rows, grad_visual, images)
         return grad_visual, grad_frames
 

@@ -106,8 +106,8 @@ def max_similarity_backward(
                     precision=precision,
                 )
         if need_audio:
-            rows, row_lengths = _rows.unit_rows(audio, torch.float32, normalize)
-            grad_audio.copy_(_rows.unit_rows_backward(grad_vectors, rows, row_lengths, normalize))
+            rows, row_scales = _rows.unit_rows(audio, torch.float32, normalize)
+            grad_audio.copy_(_rows.unit_rows_backward(grad_vectors, rows, row_scales, normalize))
         return grad_visual, grad_audio
 
 
