@@ -71,20 +71,21 @@ def backward_blocks(visual: Tensor, audio: Tensor, again: bool = False) -> Itera
 
 
 def unit_vectors(vectors: Tensor, dtype: torch.dtype, normalize: bool) -> tuple[Tensor, Tensor]:
-    """Return vectors (n, d), at unit length if asked for, and 1 over their lengths.  [n, 1]."""
+    """Return vectors (n, d), at unit length if asked for, and their lengths.  [n, 1]."""
     made = vectors.to(dtype, copy=True, memory_format=torch.contiguous_format)
     if not normalize:
         return made, made.new_ones(())
-    scale = _inverse(torch.linalg.vector_norm(made, dim=1, keepdim=True))
-    return made.mul_(scale), scale
+    length = torch.linalg.vector_norm(made, dim=1, keepdim=True)
+    length = torch.where(length > NORM_EPS, length, torch.inf)  # so short a one counts as zero
+    return made.div_(length), length
 
 
-def unit_vectors_backward(grad: Tensor, unit: Tensor, scale: Tensor, normalize: bool) -> Tensor:
+def unit_vectors_backward(grad: Tensor, unit: Tensor, length: Tensor, normalize: bool) -> Tensor:
     """Turn the gradient of unit vectors, in place, into that of what they were made from."""
     if not normalize:
         return grad
     along = (unit * grad).sum(1, keepdim=True)
-    return grad.addcmul_(unit, along, value=-1).mul_(scale)
+    return grad.addcmul_(unit, along, value=-1).div_(length)
 
 
 def maps_of(visual: Tensor, block: slice, dtype: torch.dtype) -> Tensor:
@@ -96,10 +97,7 @@ def scaling_of(maps: Tensor, normalize: bool) -> Tensor:
     """Return 1 over the length at each position, 0 where it counts as zero; or 1.  [n, p]."""
     if not normalize:
         return maps.new_ones(maps.shape[0], maps.shape[2])
-    return _inverse((maps * maps).sum(1).sqrt_())  # a third of the time of a norm across rows
-
-
-def _inverse(length: Tensor) -> Tensor:
+    length = (maps * maps).sum(1).sqrt_()  # a third of the time of a norm across rows
     return torch.where(length > NORM_EPS, length.reciprocal(), 0)
 
 

@@ -97,7 +97,7 @@ def _max_similarity_backward(
 ) -> tuple[Tensor, Tensor]:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, vector_scales = _maps.unit_vectors(audio, dtype, normalize)
+        vectors, vector_lengths = _maps.unit_vectors(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
         for block in _maps.backward_blocks(visual, vectors):
@@ -111,7 +111,7 @@ def _max_similarity_backward(
                 grad_maps = _maps.to_maps(weights, where, vectors, positions)
                 along = _maps.to_positions(grad[block] * best[block], where, positions)
                 _maps.store(grad_maps, along, maps, scaling, normalize, grad_visual[block])
-        grad_vectors = _maps.unit_vectors_backward(grad_vectors, vectors, vector_scales, normalize)
+        grad_vectors = _maps.unit_vectors_backward(grad_vectors, vectors, vector_lengths, normalize)
         return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
 
 
@@ -171,7 +171,7 @@ def _soft_similarity_backward(
 ) -> tuple[Tensor, Tensor]:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, vector_scales = _maps.unit_vectors(audio, dtype, normalize)
+        vectors, vector_lengths = _maps.unit_vectors(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
         for block in _maps.backward_blocks(visual, vectors, again=True):
@@ -188,7 +188,7 @@ def _soft_similarity_backward(
                 along = torch.linalg.vecdot(rows, grad_rows)
                 grad_maps = grad_rows.mul_(scaling[:, :, None]).transpose(1, 2)
                 _maps.store(grad_maps, along, maps, scaling, normalize, grad_visual[block])
-        grad_vectors = _maps.unit_vectors_backward(grad_vectors, vectors, vector_scales, normalize)
+        grad_vectors = _maps.unit_vectors_backward(grad_vectors, vectors, vector_lengths, normalize)
         return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
 
 
@@ -244,6 +244,8 @@ def _contrast(
                 logits[block] = _soft_mask.pool_pairs(similarity, settings.soft_mask).div_(tau)
             elif settings.needs_index:
                 similarity = _maps.similarity(maps, scale, columns)
+                if "tne" in settings.terms:
+                    own_map[block] = similarity[..., own].diagonal(dim1=0, dim2=2).T
                 best, where = _maps.best_positions(similarity, with_backward)
                 logits[block] = best.div_(tau)
                 if where is not None:
@@ -251,7 +253,9 @@ def _contrast(
             elif settings.needs_logits:
                 logits[block] = (pooled[own] @ vectors.T).div_(tau)
             if "tne" in settings.terms:
-                own_map[block] = _maps.products(maps, vectors[own]).mul_(scale).div_(tau)
+                if not settings.needs_index:
+                    own_map[block] = _maps.products(maps, vectors[own]).mul_(scale)
+                own_map[block].div_(tau)
                 sources[own] = _sources.forward(maps, scale, own_map[block], settings)
 
         if "fns_visual" in settings.terms:
@@ -308,7 +312,7 @@ def _contrast_backward(
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
-        own_vectors, vector_scales = _maps.unit_vectors(audio, dtype, normalize)
+        own_vectors, vector_lengths = _maps.unit_vectors(audio, dtype, normalize)
         vectors = vectors if peers.size > 1 else own_vectors
         grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
@@ -344,7 +348,7 @@ def _contrast_backward(
                     grad_tau += (grad_logits * logits[block]).sum() / tau
             grad_maps: Tensor | None = None
             along = torch.zeros_like(scale)
-            if settings.needs_index:
+            if settings.needs_index and (need_visual or need_audio):
                 where = index[block]
                 weights = scale.gather(1, where.long()).mul_(grad_logits).div_(tau)
                 if need_audio:
@@ -395,7 +399,7 @@ def _contrast_backward(
         grad_audio = audio.new_empty(0)
         if need_audio:
             grad_audio = _maps.unit_vectors_backward(
-                reduce_scatter(grad_vectors, peers), own_vectors, vector_scales, normalize
+                reduce_scatter(grad_vectors, peers), own_vectors, vector_lengths, normalize
             ).to(audio.dtype)
         return (
             grad_visual,

@@ -89,12 +89,12 @@ class BackwardPass:
             if settings.pools_mean:
                 self.carry_means(block, gradients.logits)
             self.carry_grams(block, gradients)
-        own_vectors, scales = _maps.unit_vectors(self.audio, torch.float32, settings.normalize)
+        own_vectors, lengths = _maps.unit_vectors(self.audio, torch.float32, settings.normalize)
         if self.pooled_matters or self.sources_matter:
             self.finish_maps(own_vectors)
         if self.need_audio:
             own = reduce_scatter(self.of_vectors, batch.peers)
-            own = _maps.unit_vectors_backward(own, own_vectors, scales, settings.normalize)
+            own = _maps.unit_vectors_backward(own, own_vectors, lengths, settings.normalize)
             self.grad_audio.copy_(own)
         return -self.of_tau / batch.tau
 

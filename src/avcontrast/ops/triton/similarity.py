@@ -106,8 +106,10 @@ def max_similarity_backward(
                     precision=precision,
                 )
         if need_audio:
-            rows, row_scales = _maps.unit_vectors(audio, torch.float32, normalize)
-            grad_audio.copy_(_maps.unit_vectors_backward(grad_vectors, rows, row_scales, normalize))
+            rows, row_lengths = _maps.unit_vectors(audio, torch.float32, normalize)
+            grad_audio.copy_(
+                _maps.unit_vectors_backward(grad_vectors, rows, row_lengths, normalize)
+            )
         return grad_visual, grad_audio
 
 
