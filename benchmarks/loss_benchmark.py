@@ -1,6 +1,7 @@
 """Time and extra memory of the losses against the plain PyTorch form and its compiled form.
 
     python benchmarks/loss_benchmark.py                  measure; docs and README quote the results
+    python benchmarks/loss_benchmark.py --loss nce       InfoNCE of maps
     python benchmarks/loss_benchmark.py --loss vectors   InfoNCE of vectors against the form of CLIP
     python benchmarks/loss_benchmark.py --device cuda    the same on a GPU
     python benchmarks/loss_benchmark.py --plot           draw the pictures from the results
@@ -9,7 +10,8 @@
 At each size every implementation of the library must first give the loss and the gradients of the
 definition in float64; otherwise the discrepancy is printed, the exit status is 1 and no speed is
 reported. Then the implementations take turns, so that whatever else the machine does hits all of
-them. Extra memory is the peak of a pass minus what was there, beyond the gradients of the inputs.
+them, and so does the one product that none can avoid, of all positions with all sounds: times the
+product is a figure that means the same on every machine. Extra memory is the peak of a pass minus what was there, beyond the gradients of the inputs.
 The budget is what the library promises to stay within: 2N + 7b^2 + 16 MB for N = b h w d.
 """
 
@@ -46,9 +48,12 @@ from measuring import (
     clock_name,
     environment,
     extra_bytes,
+    operator_calls,
     positions,
     positive,
+    product_of,
     shown,
+    time_product,
     time_step,
     write,
 )
@@ -108,6 +113,8 @@ class Row:
     median_ms: float
     p80_ms: float
     wall_median_ms: float
+    product_ms: float
+    operators: int
     extra_bytes: int
     budget_bytes: int
     loss_error: float
@@ -203,7 +210,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="CSV",
-        help="file of results: written, or read by --plot (default benchmarks/results/loss_*.csv)",
+        help="file of results: written, or read by --plot (default of its own by loss and device, in benchmarks/results)",
     )
     parser.add_argument("--plot", action="store_true", help="only draw the results")
     parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images", metavar="FOLDER")
@@ -215,7 +222,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--positions: vectors have none")
     if options.output is None:
         kind = f"smoke_{options.device}" if options.smoke else options.device
-        what = "vectors" if of_vectors else "loss"
+        what = {VECTORS: "vectors", "nce": "infonce"}.get(options.loss, "loss")
         options.output = ROOT / "benchmarks" / "results" / f"{what}_{kind}.csv"
     if options.plot and not options.output.is_file():
         parser.error(f"--plot needs results, and there is no file {options.output}")
@@ -244,11 +251,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def measure(size: Size, options: argparse.Namespace, about: dict[str, str | int]) -> list[Row]:
     """Return the results at one size: first the gate, then rounds in turns, then memory."""
     candidates = list(passing(size, options))
-    laps = time_in_turns(candidates, options)
+    laps, products = time_in_turns(candidates, options)
     rows = []
     for candidate in candidates:
         if candidate.name not in laps:
             continue
+        calls = operator_calls(candidate.step)
         for mode, extra in memory(candidate).items():
             times = [lap[mode] for lap in laps[candidate.name]]
             p20, median, p80 = np.percentile([lap.clock for lap in times], (20, 50, 80))
@@ -267,6 +275,8 @@ def measure(size: Size, options: argparse.Namespace, about: dict[str, str | int]
                 "median_ms": round(median, 4),
                 "p80_ms": round(p80, 4),
                 "wall_median_ms": round(float(np.median([lap.wall for lap in times])), 4),
+                "product_ms": round(float(np.median([lap.clock for lap in products])), 4),
+                "operators": calls.get(mode, 0),
                 "extra_bytes": extra,
                 "budget_bytes": size.memory_budget,
                 "loss_error": float(f"{candidate.error.loss:.2g}"),
@@ -288,14 +298,19 @@ def memory(candidate: Candidate) -> dict[str, int]:
 
 def time_in_turns(
     candidates: list[Candidate], options: argparse.Namespace
-) -> dict[str, list[dict[str, Lap]]]:
-    """Run every implementation once a round and return every lap; the first round warms up.
+) -> tuple[dict[str, list[dict[str, Lap]]], list[Lap]]:
+    """Run every implementation, and the product, once a round and return every lap.
 
-    Each round has an order of its own: an implementation leaves the caches and the heap to the
+    What a first run costs is not counted. Each round has an order of its own: an implementation leaves the caches and the heap to the
     next one, and in a fixed order that favoured some by up to 30 % at small sizes. What fitted
     into memory alone but does not beside the others is left out.
     """
     laps: dict[str, list[dict[str, Lap]]] = {}
+    if not candidates:
+        return laps, []
+    product = product_of(candidates[0].step)
+    time_product(product, options.threads)
+    products: list[Lap] = []
     for candidate in candidates:
         try:
             time_once(candidate, options.threads)
@@ -316,10 +331,11 @@ def time_in_turns(
         while rounds < options.repeats or time.monotonic() - started < options.seconds:
             for name in order.sample(list(runs), len(runs)):
                 laps[name].append(runs[name]())
+            products.append(time_product(product, options.threads))
             rounds += 1
     finally:
         gc.enable()
-    return laps
+    return laps, products
 
 
 def time_once(candidate: Candidate, threads: int) -> dict[str, Lap]:
@@ -337,7 +353,7 @@ def table(rows: list[Row]) -> str:
     on_cuda = rows[0].device == "cuda"
     header = ["implementation", "pass", "p20", "median", "p80", "wall"]
     header += ["TFLOP/s"] * on_cuda
-    header += [f"x {plain}", "x compiled", "extra MB", f"{plain} x", "budget", "within"]
+    header += ["x product", "operators", f"x {plain}", "x compiled", "extra MB", f"{plain} x", "budget", "within"]
     lines = [header]
     for row in rows:
         baseline, compiled = ((name, row.mode) for name in (plain, BASELINES[plain]))
@@ -354,6 +370,8 @@ def table(rows: list[Row]) -> str:
                 *(f"{value:.2f}" for value in (row.p20_ms, row.median_ms, row.p80_ms)),
                 f"{row.wall_median_ms:.2f}",
                 *[f"{effective_teraflops(row):.1f}"] * on_cuda,
+                ratio(row.median_ms, row.product_ms),
+                str(row.operators),
                 ratio(milliseconds.get(baseline), row.median_ms),
                 ratio(milliseconds.get(compiled), row.median_ms),
                 f"{row.extra_bytes / 1e6:.2f}",
@@ -364,8 +382,8 @@ def table(rows: list[Row]) -> str:
         )
     first = rows[0]
     title = (
-        f"milliseconds ({first.clock} clock) of {first.rounds} rounds; x {plain}, x compiled: "
-        f"times as fast; {plain} x: times the memory that {plain} needs"
+        f"milliseconds ({first.clock} clock) of {first.rounds} rounds; x product: times the one "
+        f"product of {first.product_ms:.2f} ms; x {plain}, x compiled: times as fast; {plain} x: times the memory that {plain} needs"
     )
     if on_cuda:
         title += "; TFLOP/s: 2 b^2 h w d forward and twice that backward, in the time taken"

@@ -182,6 +182,69 @@ def flush_cache() -> None:
     torch.empty(size, dtype=torch.int8, device="cuda").zero_()
 
 
+class Product(NamedTuple):
+    """The one product that an exact loss cannot avoid: all positions with all sounds.
+
+    Its result goes to the same memory again and again, as it may where only a maximum is kept.
+    """
+
+    rows: Tensor
+    audio: Tensor
+    out: Tensor
+
+    def run(self) -> None:
+        """Multiply everything once."""
+        for part in self.rows.split(len(self.out)):
+            torch.mm(part, self.audio.T, out=self.out[: len(part)])
+
+
+PRODUCT_BYTES = 64 * 2**20
+"""Memory for the result of a part of the product."""
+
+
+def product_of(step: Step) -> Product:
+    """Return the product of the features of a step, as if their channels lay together."""
+    audio = step.audio.detach()
+    rows = step.visual.detach().reshape(-1, audio.shape[1])
+    count = max(1, PRODUCT_BYTES // (len(audio) * rows.element_size()))
+    return Product(rows, audio, rows.new_empty(min(count, len(rows)), len(audio)))
+
+
+def time_product(product: Product, threads: int) -> Lap:
+    """Run the product once and return what it took."""
+    if product.rows.is_cuda:
+        flush_cache()
+        start, end = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
+        start.record()
+        product.run()
+        end.record()
+        torch.cuda.synchronize()
+        return Lap(start.elapsed_time(end), float("nan"))
+    clock = time.process_time if threads == 1 else time.perf_counter
+    began, began_wall = clock(), time.perf_counter()
+    product.run()
+    return Lap(1e3 * (clock() - began), 1e3 * (time.perf_counter() - began_wall))
+
+
+def operator_calls(step: Step) -> dict[str, int]:
+    """Return how often each pass calls an operator of PyTorch, also within another."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else each trace prints lines of its own
+
+    def count(call: Callable[[], T]) -> tuple[T, int]:
+        with profile(activities=[ProfilerActivity.CPU]) as trace:
+            result = call()
+        assert trace.profiler is not None
+        names = (event.name() for event in trace.profiler.kineto_results.events())
+        return result, sum(name.startswith("aten::") for name in names)
+
+    loss, forward = count(step.forward)
+    _, backward = count(lambda: step.backward(loss))
+    return {"forward": forward, "backward": backward, "both": forward + backward}
+
+
 def extra_bytes(step: Step) -> dict[str, int]:
     """Return the peak of each pass minus what was there, beyond the gradients of the inputs.
 

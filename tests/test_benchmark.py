@@ -38,6 +38,8 @@ def test_smoke_run_and_its_pictures(results, tmp_path, capsys):
         p20, median, p80, wall = (float(row[name]) for name in NUMBERS)
         assert 0 < p20 <= median <= p80
         assert wall > 0
+        assert float(row["product_ms"]) > 0
+        assert int(row["operators"]) > 100
         assert 0 < int(row["extra_bytes"]) <= int(row["budget_bytes"])
         assert float(row["loss_error"]) <= 1e-5
         assert float(row["gradient_error"]) <= 1e-3
@@ -81,8 +83,40 @@ def test_vectors_against_a_matrix_for_each_direction(results, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("--smoke", "--loss", "vectors", "--positions", "7x7")
     assert "--positions: vectors have none" in capsys.readouterr().err
-    default = loss_benchmark.parse(["--loss", "vectors"])
-    assert default.output.name == "vectors_cpu.csv"
+    files = {"fnac": "loss_cpu.csv", "nce": "infonce_cpu.csv", "vectors": "vectors_cpu.csv"}
+    for loss, name in files.items():
+        assert loss_benchmark.parse(["--loss", loss]).output.name == name
+
+
+def test_times_the_one_product(monkeypatch, results, capsys):
+    def time_product(product, threads):
+        assert product.rows.shape == (6 * 9, 8)
+        assert product.audio.shape == (6, 8)
+        return measuring.Lap(0.5, 0.5)
+
+    monkeypatch.setattr(loss_benchmark, "time_product", time_product)
+    options = ("--smoke", "--batch-sizes", 6, "--implementations", "blockwise")
+    assert run(*options, "--output", results) == 0
+    rows = read(results)
+    assert {row["product_ms"] for row in rows} == {"0.5"}
+    printed = capsys.readouterr().out
+    assert "x product: times the one product of 0.50 ms" in printed
+    _, line = printed.rsplit("both ", 1)
+    times, operators = line.split()[4:6]
+    assert float(times) == pytest.approx(float(rows[2]["median_ms"]) / 0.5, abs=0.02)
+    assert operators == rows[2]["operators"]
+
+
+@pytest.mark.parametrize("bytes_", [2**26, 8 * 5 * 4])
+def test_the_product_is_all_positions_with_all_sounds(bytes_, monkeypatch):
+    monkeypatch.setattr(measuring, "PRODUCT_BYTES", bytes_)
+    size = measuring.Size(5, 3, 2, 4)
+    visual, audio = measuring.features(size, torch.float32, "cpu")
+    made = []
+    monkeypatch.setattr(torch, "mm", lambda a, b, out, mm=torch.mm: made.append(mm(a, b).clone()))
+    measuring.product_of(measuring.Step(InfoNCE(), visual, audio)).run()
+    assert torch.equal(torch.cat(made), visual.reshape(-1, 3) @ audio.T)
+    assert len(made) == (1 if bytes_ == 2**26 else 5)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from reference import TOLERANCE, features, fnac_terms, gradients
 from test_memory import extra_bytes
 
 from avcontrast import FNACLoss, InfoNCE, functional
-from avcontrast.ops import _rows
+from avcontrast.ops import _maps
 
 BACKENDS = ("dense", "blockwise")
 SIDES = ("visual", "audio", "both")
@@ -18,7 +18,7 @@ EXACT = TOLERANCE[torch.float64]
 @pytest.fixture
 def tiny_blocks(monkeypatch):
     """Make every loop over blocks go round several times."""
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(_maps, "BLOCK_BYTES", 512)
 
 
 def likely(match, level, sides):

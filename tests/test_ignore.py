@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from avcontrast import FNACLoss, InfoNCE, functional
 from avcontrast.distributed import ALONE
-from avcontrast.ops import _ignored, _rows, blockwise
+from avcontrast.ops import _ignored, _maps, blockwise
 
 BACKENDS = ("dense", "blockwise")
 EXACT = TOLERANCE[torch.float64]
@@ -23,7 +23,7 @@ EXACT = TOLERANCE[torch.float64]
 @pytest.fixture
 def tiny_blocks(monkeypatch):
     """Make every loop over blocks go round several times."""
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(_maps, "BLOCK_BYTES", 512)
 
 
 def mask(b, share=0.4, seed=0):

@@ -15,7 +15,7 @@ from avcontrast import (
     TrueNegativeEnhancement,
     functional,
 )
-from avcontrast.ops import _rows
+from avcontrast.ops import _maps
 
 BACKENDS = ("dense", "blockwise")
 
@@ -34,6 +34,10 @@ CRITERIA = {
 }
 
 
+SEEDS = 12
+"""Of batches: with few of them, which form is the better one is luck."""
+
+
 def error(make, size, aligned):
     """Root mean square of losses and gradients against the fp64 truth of the same fp32 inputs.
 
@@ -41,22 +45,22 @@ def error(make, size, aligned):
     """
     squares = torch.zeros(2, 3, dtype=torch.float64)
     ulp = torch.finfo(torch.float32).eps
-    for seed in range(4):
+    for seed in range(SEEDS):
         inputs = features(96, 64, size, seed=seed, dtype=torch.float32, aligned=aligned)
         exact = [x.detach().double().requires_grad_() for x in inputs]
         truth, *true_grads = samples_and_gradients(make(reduction="none", backend="dense"), *exact)
         for row, backend in enumerate(BACKENDS):
             results = samples_and_gradients(make(reduction="none", backend=backend), *inputs)
-            squares[row, 0] += ((results[0] - truth) / (ulp * truth)).square().mean() / 4
+            squares[row, 0] += ((results[0] - truth) / (ulp * truth)).square().mean() / SEEDS
             for column, (result, wanted) in enumerate(zip(results[1:], true_grads), start=1):
                 squares[row, column] += (result - wanted).square().mean()
     return squares.sqrt()
 
 
 def assert_not_above(plain, ours):
-    """Where both have only the rounding of the logits, the last digit is luck: hence the 1 %."""
+    """Where both have only the rounding of the logits, the last digit is luck: hence the 5 %."""
     assert plain[:2].min() > 0
-    bound = 1.01 * plain
+    bound = 1.05 * plain
     bound[0] = max(bound[0], 2)
     assert (ours <= bound).all(), f"{ours.tolist()}, plain form {plain.tolist()}"
 
@@ -133,15 +137,15 @@ def test_two_runs_give_the_same_bits(backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block_bytes", [1, 50_000, 300_000])
-@pytest.mark.parametrize("kept_bytes", [0, 2**20])
+@pytest.mark.parametrize("few", [0, 96])
 @pytest.mark.parametrize("aligned", [0.0, 2.0, 3.0])
-def test_independent_of_the_block_size(monkeypatch, aligned, kept_bytes, block_bytes, dtype):
+def test_independent_of_the_block_size(monkeypatch, aligned, few, block_bytes, dtype):
     """The loss to 2 ulp, the gradients to 10 of their maximum, also where a softmax saturates."""
     visual, audio = features(70, 32, dtype=dtype, aligned=aligned)
     criterion = FNACLoss(backend="blockwise")
     loss, *grads = loss_and_gradients(criterion, visual, audio)
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(_rows, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(_maps, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_maps, "FEW", few)
     other, *other_grads = loss_and_gradients(criterion, visual, audio)
     eps = torch.finfo(dtype).eps
     assert (other - loss).abs() <= 2 * eps * loss.abs()

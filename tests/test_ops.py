@@ -6,7 +6,7 @@ from reference import TOLERANCE, features, gradients
 
 from avcontrast import FNACLoss, InfoNCE, TrueNegativeEnhancement, functional, ops
 from avcontrast.distributed import ALONE
-from avcontrast.ops import _rows, blockwise
+from avcontrast.ops import _maps, blockwise
 from avcontrast.ops._settings import TERMS, Settings
 
 BACKENDS = ("dense", "blockwise")
@@ -24,12 +24,12 @@ CONTRAST_OPTIONS = {
 }
 
 
-@pytest.fixture(params=["rows kept", "rows made again"])
+@pytest.fixture(params=["rows are fetched", "products with zeros"])
 def tiny_blocks(monkeypatch, request):
     """Make every loop over blocks go round several times."""
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 4096)
-    if request.param == "rows made again":
-        monkeypatch.setattr(_rows, "KEPT_BYTES", 0)
+    monkeypatch.setattr(_maps, "BLOCK_BYTES", 4096)
+    if request.param == "rows are fetched":
+        monkeypatch.setattr(_maps, "FEW", 0)
 
 
 @pytest.mark.parametrize("options", CONTRAST_OPTIONS.values(), ids=CONTRAST_OPTIONS.keys())
@@ -51,7 +51,7 @@ def test_opcheck_of_each_operator(layout):
     check = torch.library.opcheck
     best, index = check_outputs(blockwise._max_similarity, visual, audio, True, True)
     plain = [x.detach() for x in (visual, audio)]
-    check(blockwise._max_similarity_backward, (best, *plain, index, True, True, True))
+    check(blockwise._max_similarity_backward, (best, *plain, best, index, True, True, True))
     mask = (0.3, 0.2)
     (pooled,) = check_outputs(blockwise._soft_similarity, visual, audio, True, *mask, True)
     check(blockwise._soft_similarity_backward, (pooled, *plain, True, *mask, True, True))
@@ -251,10 +251,10 @@ def test_only_the_gradients_that_are_needed(needed, terms, monkeypatch):
     wanted = dict(zip(everything, gradients(loss(everything), *everything.values())))
 
     called = []
-    for name in ("scatter_to_rows", "store_map", "gather_from_rows"):
-        function = getattr(_rows, name)
+    for name in ("to_maps", "store", "to_vectors"):
+        function = getattr(_maps, name)
         monkeypatch.setattr(
-            _rows,
+            _maps,
             name,
             lambda *a, name=name, function=function: called.append(name) or function(*a),
         )
@@ -267,10 +267,10 @@ def test_only_the_gradients_that_are_needed(needed, terms, monkeypatch):
     (found,) = gradients(loss(tensors), leaf)
     torch.testing.assert_close(found, wanted[needed], **TOLERANCE[torch.float64])
     work = {
-        ("fnac", "visual"): ({"scatter_to_rows", "store_map"}, 2),
-        ("fnac", "audio"): ({"gather_from_rows"}, 2),
+        ("fnac", "visual"): ({"to_maps", "store"}, 2),
+        ("fnac", "audio"): ({"to_vectors"}, 2),
         ("fnac", "temperature"): (set(), 1),
-        ("mean", "visual"): ({"store_map"}, 0),
+        ("mean", "visual"): ({"store"}, 0),
         ("mean", "audio"): (set(), 1),
         ("mean", "temperature"): (set(), 0),
     }
@@ -286,9 +286,9 @@ def test_blockwise_on_an_accelerator_takes_products_instead_of_rows(monkeypatch,
     similarities = gradients(
         functional.max_similarity(visual, audio, backend="dense").sum(), visual, audio
     )
-    monkeypatch.setattr(_rows, "on_accelerator", lambda tensor: True)
-    monkeypatch.setattr(_rows, "embedding_bag", None)
-    monkeypatch.setattr(_rows, "ACCELERATOR_BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(_maps, "on_accelerator", lambda tensor: True)
+    monkeypatch.setattr(_maps, "embedding_bag", None)
+    monkeypatch.setattr(_maps, "ACCELERATOR_BLOCK_BYTES", 20_000)
     loss = FNACLoss(backend="blockwise")(visual, audio)
     torch.testing.assert_close(loss, expected, **TOLERANCE[torch.float64])
     best = functional.max_similarity(visual, audio, backend="blockwise").sum()
@@ -301,13 +301,13 @@ def test_blockwise_on_an_accelerator_takes_products_instead_of_rows(monkeypatch,
 
 def test_no_position_is_kept_without_gradients(monkeypatch):
     kept = []
-    best_positions = _rows.best_positions
+    best_positions = _maps.best_positions
 
     def spy(similarity, with_index):
         kept.append(with_index)
         return best_positions(similarity, with_index)
 
-    monkeypatch.setattr(_rows, "best_positions", spy)
+    monkeypatch.setattr(_maps, "best_positions", spy)
     visual, audio = features(6, 5, (3, 3))
     criterion = FNACLoss(backend="blockwise")
     with torch.no_grad():

@@ -14,7 +14,7 @@ from test_memory import extra_bytes
 
 from avcontrast import InfoNCE, functional
 from avcontrast.distributed import ALONE
-from avcontrast.ops import _positives, _rows, blockwise
+from avcontrast.ops import _maps, _positives, blockwise
 from avcontrast.ops._settings import Settings
 
 BACKENDS = ("dense", "blockwise")
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden" / "field_reference.npz"
 @pytest.fixture
 def tiny_blocks(monkeypatch):
     """Make every loop over blocks go round several times."""
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(_maps, "BLOCK_BYTES", 512)
 
 
 def masks(b, seed=0):

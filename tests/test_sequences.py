@@ -15,7 +15,7 @@ from avcontrast import (
     functional,
     ops,
 )
-from avcontrast.ops import _rows, sequences
+from avcontrast.ops import _maps, sequences
 
 BACKENDS = ("dense", "blockwise")
 POOLINGS = ("mean", "max")
@@ -26,9 +26,9 @@ EXACT = TOLERANCE[torch.float64]
 @pytest.fixture(params=["positions kept", "positions found again"])
 def tiny_blocks(monkeypatch, request):
     """Make every loop over blocks go round several times, of images and of sounds."""
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(_maps, "BLOCK_BYTES", 4096)
     if request.param == "positions found again":
-        monkeypatch.setattr(_rows, "KEPT_BYTES", 0)
+        monkeypatch.setattr(sequences, "KEPT_BYTES", 0)
 
 
 def sounds(b, d, t, *, dtype=torch.float64):
@@ -224,10 +224,10 @@ def test_only_the_gradients_that_are_needed(audio_pooling, needed, monkeypatch):
     criterion = InfoNCE(audio_pooling=audio_pooling, backend="blockwise")
     wanted = dict(zip(("visual", "audio"), gradients(criterion(visual, audio), visual, audio)))
     called = []
-    for name in ("scatter_to_rows", "gather_from_rows"):
-        function = getattr(_rows, name)
+    for name in ("to_maps", "to_vectors"):
+        function = getattr(_maps, name)
         monkeypatch.setattr(
-            _rows,
+            _maps,
             name,
             lambda *a, name=name, function=function: called.append(name) or function(*a),
         )
@@ -235,17 +235,17 @@ def test_only_the_gradients_that_are_needed(audio_pooling, needed, monkeypatch):
     leaf = tensors[needed].requires_grad_()
     (found,) = gradients(criterion(**tensors), leaf)
     torch.testing.assert_close(found, wanted[needed], **EXACT)
-    assert set(called) == {"scatter_to_rows" if needed == "visual" else "gather_from_rows"}
+    assert set(called) == {"to_maps" if needed == "visual" else "to_vectors"}
 
 
 @pytest.mark.parametrize("audio_pooling", POOLINGS)
-def test_products_instead_of_rows_on_an_accelerator(monkeypatch, audio_pooling):
+def test_products_instead_of_maps_on_an_accelerator(monkeypatch, audio_pooling):
     visual, audio = features(9, 8, (3, 3))[0], sounds(9, 8, 4)
     expected = InfoNCE(audio_pooling=audio_pooling, backend="dense")(visual, audio)
     wanted = gradients(expected, visual, audio)
-    monkeypatch.setattr(_rows, "on_accelerator", lambda tensor: True)
-    monkeypatch.setattr(_rows, "embedding_bag", None)
-    monkeypatch.setattr(_rows, "ACCELERATOR_BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(_maps, "on_accelerator", lambda tensor: True)
+    monkeypatch.setattr(_maps, "embedding_bag", None)
+    monkeypatch.setattr(_maps, "ACCELERATOR_BLOCK_BYTES", 20_000)
     found = InfoNCE(audio_pooling=audio_pooling, backend="blockwise")(visual, audio)
     torch.testing.assert_close(found, expected, **EXACT)
     torch.testing.assert_close(gradients(found, visual, audio), wanted, **EXACT)

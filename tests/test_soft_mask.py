@@ -8,7 +8,7 @@ from reference import TOLERANCE, features, gradients, unit
 from test_memory import extra_bytes
 
 from avcontrast import InfoNCE, functional, ops
-from avcontrast.ops import _rows
+from avcontrast.ops import _maps
 
 BACKENDS = ("dense", "blockwise")
 EXACT = TOLERANCE[torch.float64]
@@ -18,7 +18,7 @@ MASK = {"mask_threshold": 0.2, "mask_temperature": 0.1}
 @pytest.fixture
 def tiny_blocks(monkeypatch):
     """Make every loop over blocks go round several times."""
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 1024)
+    monkeypatch.setattr(_maps, "BLOCK_BYTES", 1024)
 
 
 def response(similarities, mask_threshold=0.65, mask_temperature=0.03):

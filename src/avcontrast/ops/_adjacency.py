@@ -35,7 +35,7 @@ from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, all_gather, all_reduce
 from avcontrast.ops._elimination import above
-from avcontrast.ops._rows import block_bytes, blocks
+from avcontrast.ops._maps import block_bytes, blocks
 from avcontrast.ops._settings import Settings
 
 PAIRS = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from avcontrast.ops._rows import block_bytes, blocks
+from avcontrast.ops._maps import block_bytes, blocks
 
 
 def shares(similarity: Tensor, threshold: float, temperature: float) -> Tensor:
@@ -30,6 +30,11 @@ def pool(similarity: Tensor, threshold: float, temperature: float) -> Tensor:
     """Return the weighed mean over the positions.  [...]."""
     mean: Tensor = torch.linalg.vecdot(shares(similarity, threshold, temperature), similarity)
     return mean
+
+
+def similarity(rows: Tensor, audio: Tensor) -> Tensor:
+    """Return the similarity of every audio with a block of images at all positions.  [m, n, p]."""
+    return (audio @ rows.flatten(0, 1).T).view(-1, *rows.shape[:2])
 
 
 def pool_pairs(similarity: Tensor, soft_mask: tuple[float, float]) -> Tensor:

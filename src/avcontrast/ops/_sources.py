@@ -9,43 +9,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avcontrast.ops._maps import products, weighed
 from avcontrast.ops._settings import RANGE_EPS, Settings
 from avcontrast.ops.dense import foreground
 
 
-def own_similarity(rows: Tensor, audio: Tensor) -> Tensor:
-    """Return the similarity of each image with its own audio at every position.  [n, p]."""
-    similarity: Tensor = torch.linalg.vecdot(rows, audio[:, None])
-    return similarity
-
-
-def forward(rows: Tensor, own_map: Tensor, settings: Settings) -> Tensor:
-    """Return the source vectors of a block of images, given as rows [n, p, d].  [n, d]."""
+def forward(maps: Tensor, scaling: Tensor, own_map: Tensor, settings: Settings) -> Tensor:
+    """Return the source vectors of a block of images, given as maps [n, d, p].  [n, d]."""
     shares = foreground(own_map, settings.threshold, settings.mask)
-    return (shares[:, None] @ rows).squeeze(1).div_(rows.shape[1])
+    return weighed(maps, shares * scaling).div_(maps.shape[2])
 
 
 def backward(
     grad: Tensor,
-    rows: Tensor,
+    maps: Tensor,
+    scaling: Tensor,
     audio: Tensor,
     own_map: Tensor,
     tau: Tensor,
     settings: Settings,
-    grad_rows: Tensor,
+    grad_maps: Tensor,
+    along: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Add to the gradient of the rows; return those of the audio vectors [n, d] and of -tau.
+    """Add to the gradient of the maps; return those of the audio vectors [n, d] and of -tau.
 
-    A hard mask has no gradient, so the last two are then zero.
+    A hard mask has no gradient, so the last two are then zero. ``grad_maps`` and ``along`` are what
+    :func:`._maps.store` takes.
     """
     shares = foreground(own_map, settings.threshold, settings.mask)
-    grad = grad / rows.shape[1]
-    grad_rows.addcmul_(shares[:, :, None], grad[:, None])
+    grad = grad / maps.shape[2]
+    match = products(maps, grad).mul_(scaling)
+    grad_maps.addcmul_(grad[:, :, None], (shares * scaling)[:, None])
+    along.addcmul_(shares, match)
     if settings.mask == "hard":
         return torch.zeros_like(audio), grad.new_zeros(())
-    grad_map = _scaled_backward(torch.linalg.vecdot(rows, grad[:, None]), own_map).div_(tau)
-    grad_rows.addcmul_(grad_map[:, :, None], audio[:, None])
-    return (grad_map[:, None] @ rows).squeeze(1), (grad_map * own_map).sum()
+    grad_map = _scaled_backward(match, own_map).div_(tau)
+    grad_tau = (grad_map * own_map).sum()
+    weights = grad_map * scaling
+    grad_maps.addcmul_(audio[:, :, None], weights[:, None])
+    along.addcmul_(grad_map, own_map * tau)
+    return weighed(maps, weights), grad_tau
 
 
 def _scaled_backward(grad: Tensor, logits: Tensor) -> Tensor:

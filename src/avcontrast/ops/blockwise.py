@@ -1,10 +1,10 @@
 """Row-block streaming in PyTorch: any device, any dtype, never the b x b x p similarity.
 
-Three operators with their gradients. What they compute is in ``_rows`` and ``_soft_mask`` (between
+Three operators with their gradients. What they compute is in ``_maps`` and ``_soft_mask`` (between
 the feature maps and the logits), ``_sources`` and ``_adjacency`` (after the pooling); this file
 puts the pieces in order and tells PyTorch about them. Kept for the backward pass are the logits (4
-bytes a pair in fp32), the position of each maximum (1 byte), a few numbers a row and, of small
-maps, the unit rows. A soft mask is made again from the similarity of a block.
+bytes a pair in fp32), the position of each maximum (1 byte), the length at each position and a few
+numbers a row. A soft mask is made again from the similarity of a block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, all_gather, reduce_scatter
-from avcontrast.ops import _adjacency, _elimination, _positives, _rows, _soft_mask, _sources
+from avcontrast.ops import _adjacency, _elimination, _maps, _positives, _soft_mask, _sources
 from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import (
     Settings,
@@ -64,13 +64,14 @@ def _max_similarity(
 ) -> tuple[Tensor, Tensor]:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, _ = _rows.unit_rows(audio, dtype, normalize)
+        vectors, _ = _maps.unit_vectors(audio, dtype, normalize)
+        columns = _maps.columns_of(vectors)
         best = vectors.new_empty(visual.shape[0], audio.shape[0])
-        index = _rows.empty_index(visual, audio.shape[0], with_index)
-        for block in _rows.forward_blocks(visual, vectors):
-            rows, _ = _rows.map_rows(visual, block, dtype, normalize)
-            similarity = _rows.similarity(rows, vectors)
-            best[block], where = _rows.best_positions(similarity, with_index)
+        index = _maps.empty_index(visual, audio.shape[0], with_index)
+        for block in _maps.forward_blocks(visual, vectors):
+            maps = _maps.maps_of(visual, block, dtype)
+            similarity = _maps.similarity(maps, _maps.scaling_of(maps, normalize), columns)
+            best[block], where = _maps.best_positions(similarity, with_index)
             if where is not None:
                 index[block] = where
         return best, index
@@ -80,7 +81,7 @@ def _max_similarity(
 def _(visual: Tensor, audio: Tensor, normalize: bool, with_index: bool) -> tuple[Tensor, Tensor]:
     pairs = (visual.shape[0], audio.shape[0])
     best = visual.new_empty(pairs, dtype=compute_dtype(visual, audio))
-    return best, _rows.empty_index(visual, audio.shape[0], with_index)
+    return best, _maps.empty_index(visual, audio.shape[0], with_index)
 
 
 @torch.library.custom_op("avcontrast::max_similarity_backward", mutates_args=())
@@ -88,6 +89,7 @@ def _max_similarity_backward(
     grad: Tensor,
     visual: Tensor,
     audio: Tensor,
+    best: Tensor,
     index: Tensor,
     normalize: bool,
     need_visual: bool,
@@ -95,18 +97,21 @@ def _max_similarity_backward(
 ) -> tuple[Tensor, Tensor]:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        vectors, vector_lengths = _maps.unit_vectors(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
-        for block in _rows.backward_blocks(visual, vectors):
-            rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
+        for block in _maps.backward_blocks(visual, vectors):
+            maps, where = _maps.maps_of(visual, block, dtype), index[block]
+            positions = maps.shape[2]
+            scaling = _maps.scaling_of(maps, normalize)
+            weights = grad[block] * scaling.gather(1, where.long())
             if need_audio:
-                grad_vectors += _rows.gather_from_rows(grad[block], index[block], rows)
+                grad_vectors += _maps.to_vectors(weights, where, maps)
             if need_visual:
-                grad_rows = _rows.scatter_to_rows(grad[block], index[block], vectors, rows.shape[1])
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
-                _rows.store_map(grad_rows, grad_visual, block)
-        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
+                grad_maps = _maps.to_maps(weights, where, vectors, positions)
+                along = _maps.to_positions(grad[block] * best[block], where, positions)
+                _maps.store(grad_maps, along, maps, scaling, normalize, grad_visual[block])
+        grad_vectors = _maps.unit_vectors_backward(grad_vectors, vectors, vector_lengths, normalize)
         return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
 
 
@@ -117,7 +122,12 @@ def _(grad: Tensor, visual: Tensor, audio: Tensor, *others: Any) -> tuple[Tensor
 
 
 register_gradient(
-    _max_similarity, _max_similarity_backward, tensors=2, differentiable=2, name="blockwise"
+    _max_similarity,
+    _max_similarity_backward,
+    tensors=2,
+    differentiable=2,
+    name="blockwise",
+    keep_result=True,
 )
 
 
@@ -132,11 +142,12 @@ def _soft_similarity(
 ) -> Tensor:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, _ = _rows.unit_rows(audio, dtype, normalize)
+        vectors, _ = _maps.unit_vectors(audio, dtype, normalize)
         pooled = vectors.new_empty(visual.shape[0], audio.shape[0])
-        for block in _rows.forward_blocks(visual, vectors):
-            rows, _ = _rows.map_rows(visual, block, dtype, normalize)
-            similarity = _rows.similarity(rows, vectors)
+        for block in _maps.forward_blocks(visual, vectors):
+            maps = _maps.maps_of(visual, block, dtype)
+            rows = _maps.unit_rows(maps, _maps.scaling_of(maps, normalize))
+            similarity = _soft_mask.similarity(rows, vectors)
             pooled[block] = _soft_mask.pool_pairs(similarity, (threshold, temperature))
         return pooled
 
@@ -160,21 +171,24 @@ def _soft_similarity_backward(
 ) -> tuple[Tensor, Tensor]:
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
-        vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        vectors, vector_lengths = _maps.unit_vectors(audio, dtype, normalize)
         grad_visual = _empty_maps_if(need_visual, visual)
         grad_vectors = torch.zeros_like(vectors)
-        for block in _rows.backward_blocks(visual, vectors, again=True):
-            rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
-            similarity = _rows.similarity(rows, vectors)
+        for block in _maps.backward_blocks(visual, vectors, again=True):
+            maps = _maps.maps_of(visual, block, dtype)
+            scaling = _maps.scaling_of(maps, normalize)
+            rows = _maps.unit_rows(maps, scaling)
+            similarity = _soft_mask.similarity(rows, vectors)
             mask = (threshold, temperature)
             grad_similarity = _soft_mask.backward(grad[block], similarity, mask).flatten(1)
             if need_audio:
                 grad_vectors.addmm_(grad_similarity, rows.flatten(0, 1))
             if need_visual:
                 grad_rows = (grad_similarity.T @ vectors).view_as(rows)
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
-                _rows.store_map(grad_rows, grad_visual, block)
-        grad_vectors = _rows.unit_rows_backward(grad_vectors, vectors, vector_lengths, normalize)
+                along = torch.linalg.vecdot(rows, grad_rows)
+                grad_maps = grad_rows.mul_(scaling[:, :, None]).transpose(1, 2)
+                _maps.store(grad_maps, along, maps, scaling, normalize, grad_visual[block])
+        grad_vectors = _maps.unit_vectors_backward(grad_vectors, vectors, vector_lengths, normalize)
         return grad_visual, grad_vectors.to(audio.dtype) if need_audio else audio.new_empty(0)
 
 
@@ -190,7 +204,7 @@ register_gradient(
 
 
 @torch.library.custom_op("avcontrast::contrast", mutates_args=())
-@with_options(12, with_backward=bool)
+@with_options(11, with_backward=bool)
 def _contrast(
     visual: Tensor,
     audio: Tensor,
@@ -203,12 +217,11 @@ def _contrast(
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
-        own_vectors, _ = _rows.unit_rows(audio, dtype, normalize)
+        own_vectors, _ = _maps.unit_vectors(audio, dtype, normalize)
         vectors = all_gather(own_vectors, peers)
+        columns = _maps.columns_of(vectors)
         outputs = _empty_outputs(visual, audio, ignore, settings, peers, with_backward)
-        values, logits, index, scales, sums, limits, pooled, own_map, sources, kept, lengths, _ = (
-            outputs
-        )
+        values, logits, index, scales, sums, limits, pooled, scaling, own_map, sources, _ = outputs
         matrices = _adjacency.Matrices(
             logits,
             {"audio": vectors, "pooled": pooled, "sources": sources},
@@ -220,32 +233,30 @@ def _contrast(
             limits if settings.eliminates else None,
         )
         first = matrices.own.start
-        for block in _rows.forward_blocks(visual, vectors, len(kept) > 0):
+        for block in _maps.forward_blocks(visual, vectors):
             own = slice(first + block.start, first + block.stop)
-            if len(kept):
-                rows, lengths[block] = _rows.map_rows(visual, block, dtype, normalize, kept[block])
-            else:
-                rows, _ = _rows.map_rows(visual, block, dtype, normalize)
+            maps = _maps.maps_of(visual, block, dtype)
+            scaling[block] = scale = _maps.scaling_of(maps, normalize)
             if settings.needs_pooled:
-                pooled[own] = rows.mean(1)
+                pooled[own] = _maps.weighed(maps, scale / maps.shape[2])
             if settings.pools_softly:
-                similarity = _rows.similarity(rows, vectors)
+                similarity = _soft_mask.similarity(_maps.unit_rows(maps, scale), vectors)
                 logits[block] = _soft_mask.pool_pairs(similarity, settings.soft_mask).div_(tau)
             elif settings.needs_index:
-                similarity = _rows.similarity(rows, vectors)
-                best, where = _rows.best_positions(similarity, with_backward)
+                similarity = _maps.similarity(maps, scale, columns)
+                if "tne" in settings.terms:
+                    own_map[block] = similarity[..., own].diagonal(dim1=0, dim2=2).T
+                best, where = _maps.best_positions(similarity, with_backward)
                 logits[block] = best.div_(tau)
                 if where is not None:
                     index[block] = where
             elif settings.needs_logits:
                 logits[block] = (pooled[own] @ vectors.T).div_(tau)
             if "tne" in settings.terms:
-                if settings.needs_index or settings.pools_softly:
-                    own_similarity = similarity[own].diagonal().T
-                else:
-                    own_similarity = _sources.own_similarity(rows, vectors[own])
-                own_map[block] = own_similarity / tau
-                sources[own] = _sources.forward(rows, own_map[block], settings)
+                if not settings.needs_index:
+                    own_map[block] = _maps.products(maps, vectors[own]).mul_(scale)
+                own_map[block].div_(tau)
+                sources[own] = _sources.forward(maps, scale, own_map[block], settings)
 
         if "fns_visual" in settings.terms:
             pooled.copy_(all_gather(pooled[matrices.own], peers))
@@ -290,10 +301,9 @@ def _contrast_backward(
     sums: Tensor,
     limits: Tensor,
     pooled: Tensor,
+    scaling: Tensor,
     own_map: Tensor,
     sources: Tensor,
-    kept: Tensor,
-    lengths: Tensor,
     vectors: Tensor,
     *options: Any,
 ) -> tuple[Tensor, ...]:
@@ -302,7 +312,7 @@ def _contrast_backward(
     with without_autocast(visual.device):
         dtype = compute_dtype(visual, audio)
         tau = temperature.to(dtype)
-        own_vectors, vector_lengths = _rows.unit_rows(audio, dtype, normalize)
+        own_vectors, vector_lengths = _maps.unit_vectors(audio, dtype, normalize)
         vectors = vectors if peers.size > 1 else own_vectors
         grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
@@ -324,13 +334,9 @@ def _contrast_backward(
         grad_visual = _empty_maps_if(need_visual, visual)
         first = matrices.own.start
 
-        again = settings.pools_softly
-        for block in _rows.backward_blocks(visual, vectors, len(kept) > 0, again):
+        for block in _maps.backward_blocks(visual, vectors, settings.pools_softly):
             own = slice(first + block.start, first + block.stop)
-            if len(kept):
-                rows, row_lengths = kept[block], lengths[block]
-            else:
-                rows, row_lengths = _rows.map_rows(visual, block, dtype, normalize)
+            maps, scale = _maps.maps_of(visual, block, dtype), scaling[block]
             if settings.needs_logits:
                 if settings.has_positives:
                     grad_logits = _positives.logits_backward(grads, matrices, settings, block)
@@ -338,49 +344,61 @@ def _contrast_backward(
                     grad_logits = _adjacency.logits_backward(
                         grads, matrices, sums, adjacency.signs, block
                     )
-                grad_logits.div_(tau)
                 if need_temperature:
-                    grad_tau += (grad_logits * logits[block]).sum()
-            if settings.needs_index and need_visual:
-                grad_rows = _rows.scatter_to_rows(grad_logits, index[block], vectors, rows.shape[1])
-            else:
-                grad_rows = torch.zeros_like(rows)
-            if settings.needs_index and need_audio:
-                grad_vectors += _rows.gather_from_rows(grad_logits, index[block], rows)
-            if settings.pools_softly:
-                similarity = _rows.similarity(rows, vectors)
+                    grad_tau += (grad_logits * logits[block]).sum() / tau
+            grad_maps: Tensor | None = None
+            along = torch.zeros_like(scale)
+            if settings.needs_index and (need_visual or need_audio):
+                where = index[block]
+                weights = scale.gather(1, where.long()).mul_(grad_logits).div_(tau)
+                if need_audio:
+                    grad_vectors += _maps.to_vectors(weights, where, maps)
+                if need_visual:
+                    grad_maps = _maps.to_maps(weights, where, vectors, maps.shape[2])
+                    along = _maps.to_positions(grad_logits * logits[block], where, maps.shape[2])
+            elif settings.pools_softly:
+                rows = _maps.unit_rows(maps, scale)
                 grad_similarity = _soft_mask.backward(
-                    grad_logits, similarity, settings.soft_mask
+                    grad_logits.div_(tau), _soft_mask.similarity(rows, vectors), settings.soft_mask
                 ).flatten(1)
                 if need_visual:
-                    grad_rows.flatten(0, 1).addmm_(grad_similarity.T, vectors)
+                    grad_rows = (grad_similarity.T @ vectors).view_as(rows)
+                    along = torch.linalg.vecdot(rows, grad_rows)
+                    grad_maps = grad_rows.mul_(scale[:, :, None]).transpose(1, 2)
                 if need_audio:
                     grad_vectors.addmm_(grad_similarity, rows.flatten(0, 1))
-            if settings.pools_mean and need_visual:
-                grad_pooled[block] += grad_logits @ vectors
-            if settings.pools_mean and need_audio:
-                grad_vectors.addmm_(grad_logits.T, pooled[own])
+            elif settings.pools_mean:
+                grad_logits.div_(tau)
+                if need_visual:
+                    grad_pooled[block] += grad_logits @ vectors
+                if need_audio:
+                    grad_vectors.addmm_(grad_logits.T, pooled[own])
+            if grad_maps is None:
+                grad_maps = torch.zeros_like(maps)
             if sources_matter:
                 grad_own_vectors, grad_own_tau = _sources.backward(
                     grad_sources[block],
-                    rows,
+                    maps,
+                    scale,
                     vectors[own],
                     own_map[block],
                     tau,
                     settings,
-                    grad_rows,
+                    grad_maps,
+                    along,
                 )
                 grad_vectors[own] += grad_own_vectors
                 grad_tau += grad_own_tau
             if need_visual:
                 if settings.needs_pooled:
-                    grad_rows += grad_pooled[block, None] / rows.shape[1]
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, row_lengths, normalize)
-                _rows.store_map(grad_rows, grad_visual, block)
+                    each = grad_pooled[block] / maps.shape[2]
+                    grad_maps.addcmul_(each[:, :, None], scale[:, None])
+                    along.addcmul_(_maps.products(maps, each), scale)
+                _maps.store(grad_maps, along, maps, scale, normalize, grad_visual[block])
 
         grad_audio = audio.new_empty(0)
         if need_audio:
-            grad_audio = _rows.unit_rows_backward(
+            grad_audio = _maps.unit_vectors_backward(
                 reduce_scatter(grad_vectors, peers), own_vectors, vector_lengths, normalize
             ).to(audio.dtype)
         return (
@@ -406,7 +424,7 @@ register_gradient(_contrast, _contrast_backward, tensors=4, differentiable=3, na
 
 
 def _empty_maps_if(needed: bool, visual: Tensor) -> Tensor:
-    return _rows.empty_maps(visual) if needed else visual.new_empty(0)
+    return _maps.empty_maps(visual) if needed else visual.new_empty(0)
 
 
 def _empty_like_if(needed: bool, tensor: Tensor) -> Tensor:
@@ -426,7 +444,6 @@ def _empty_outputs(
     b = n * peers.size
     positions = visual.shape[2] * visual.shape[3]
     dtype = compute_dtype(visual, audio)
-    keep_rows = with_backward and _rows.keeps_rows(visual, dtype)
     scales: tuple[int, ...] = (_adjacency.number_of_softmaxes(ignore, settings), 3, b)
     if settings.has_positives:
         scales = (len(_positives.DIRECTIONS), _positives.MEASURES, b)
@@ -437,14 +454,13 @@ def _empty_outputs(
     return (
         empty(len(settings.terms), n),
         empty(n, b, needed=settings.needs_logits),
-        _rows.empty_index(visual, b, with_backward and settings.needs_index),
+        _maps.empty_index(visual, b, with_backward and settings.needs_index),
         empty(*scales).zero_(),
         empty(len(_adjacency.SIDES), 2, b),
         empty(2, b, needed=settings.eliminates),
         empty(b, d, needed=settings.needs_pooled),
+        empty(n, positions),
         empty(n, positions, needed="tne" in settings.terms),
         empty(b, d, needed="tne" in settings.terms),
-        empty(n, positions, d, needed=keep_rows),
-        empty(n, positions, 1, needed=keep_rows),
         empty(b, d, needed=peers.size > 1),
     )

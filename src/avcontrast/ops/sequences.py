@@ -16,9 +16,12 @@ from einops import einsum
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, gather
-from avcontrast.ops import _rows, dense
+from avcontrast.ops import _maps, dense
 from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import Settings, compute_dtype, without_autocast
+
+KEPT_BYTES = 8 * 2**20
+"""Positions of the maxima of up to this size are kept for the backward pass."""
 
 
 def max_similarity(
@@ -93,10 +96,12 @@ def _pooled(
         time = frames.shape[1]
         match, index, chosen = _empty_outputs(visual, frames, audio_pooling, with_index)
         for images in _image_blocks(visual, frames):
-            rows, _ = _rows.map_rows(visual, images, frames.dtype, normalize)
-            for sounds in _sound_blocks(visual, rows, frames):
-                similarity = _rows.similarity(rows, frames[sounds].flatten(0, 1))
-                best, where = _rows.best_positions(similarity, len(index) > 0)
+            maps = _maps.maps_of(visual, images, frames.dtype)
+            scaling = _maps.scaling_of(maps, normalize)
+            for sounds in _sound_blocks(visual, maps, frames):
+                columns = _maps.columns_of(frames[sounds].flatten(0, 1))
+                similarity = _maps.similarity(maps, scaling, columns)
+                best, where = _maps.best_positions(similarity, len(index) > 0)
                 best = best.reshape(len(best), -1, time)
                 if audio_pooling == "mean":
                     match[images, sounds] = best.mean(2)
@@ -134,9 +139,10 @@ def _pooled_backward(
         grad_visual, grad_frames = _empty_gradients(visual, frames, need_visual, need_frames)
         grad_frames.zero_()
         for images in _image_blocks(visual, frames):
-            rows, lengths = _rows.map_rows(visual, images, frames.dtype, normalize)
-            grad_rows = torch.zeros_like(rows)
-            for sounds in _sound_blocks(visual, rows, frames):
+            maps = _maps.maps_of(visual, images, frames.dtype)
+            scaling = _maps.scaling_of(maps, normalize)
+            grad_maps = torch.zeros_like(maps)
+            for sounds in _sound_blocks(visual, maps, frames):
                 vectors = frames[sounds].flatten(0, 1)
                 each = (-1, -1, time)
                 weights = grad[images, sounds, None]
@@ -149,16 +155,17 @@ def _pooled_backward(
                     if len(index):
                         where = index[images, _frames_of(sounds, time)]
                     else:
-                        where = _rows.similarity(rows, vectors).max(-1).indices.T
-                weights = weights.flatten(1)
+                        similarity = _maps.similarity(maps, scaling, _maps.columns_of(vectors))
+                        where = _maps.first_best(similarity)
+                weights = weights.flatten(1) * scaling.gather(1, where.long())
                 if need_frames:
-                    found = _rows.gather_from_rows(weights, where, rows)
+                    found = _maps.to_vectors(weights, where, maps)
                     grad_frames[sounds] += found.view(-1, *frames.shape[1:])
                 if need_visual:
-                    grad_rows += _rows.scatter_to_rows(weights, where, vectors, rows.shape[1])
+                    grad_maps += _maps.to_maps(weights, where, vectors, maps.shape[2])
             if need_visual:
-                grad_rows = _rows.unit_rows_backward(grad_rows, rows, lengths, normalize)
-                _rows.store_map(grad_rows, grad_visual, images)
+                along = (maps * grad_maps).sum(1)
+                _maps.store(grad_maps, along, maps, scaling, normalize, grad_visual[images])
         return grad_visual, grad_frames
 
 
@@ -187,11 +194,11 @@ def _empty_outputs(
     sounds, time, _ = frames.shape
     match = frames.new_empty(visual.shape[0], sounds)
     if audio_pooling == "max":
-        index = _rows.empty_index(visual, sounds, with_index)
+        index = _maps.empty_index(visual, sounds, with_index)
         return match, index, torch.empty_like(index, dtype=torch.int32)
-    kept = _rows.empty_index(visual, sounds * time, False)
-    if with_index and visual.shape[0] * sounds * time * kept.element_size() <= _rows.KEPT_BYTES:
-        kept = _rows.empty_index(visual, sounds * time, True)
+    kept = _maps.empty_index(visual, sounds * time, False)
+    if with_index and visual.shape[0] * sounds * time * kept.element_size() <= KEPT_BYTES:
+        kept = _maps.empty_index(visual, sounds * time, True)
     return match, kept, torch.empty_like(kept[:0], dtype=torch.int32)
 
 
@@ -200,7 +207,7 @@ def _empty_gradients(
 ) -> tuple[Tensor, Tensor]:
     layout = torch.contiguous_format
     return (
-        _rows.empty_maps(visual) if need_visual else visual.new_empty(0),
+        _maps.empty_maps(visual) if need_visual else visual.new_empty(0),
         torch.empty_like(frames, memory_format=layout) if need_frames else frames.new_empty(0),
     )
 
@@ -208,15 +215,15 @@ def _empty_gradients(
 def _image_blocks(visual: Tensor, frames: Tensor) -> Iterator[slice]:
     """Cut the images so that their rows, with a gradient, take half of what a block may."""
     bytes_each = 3 * visual.shape[1:].numel() * frames.element_size()
-    return _rows.blocks(visual.shape[0], bytes_each, _rows.block_bytes(visual) // 2)
+    return _maps.blocks(visual.shape[0], bytes_each, _maps.block_bytes(visual) // 2)
 
 
-def _sound_blocks(visual: Tensor, rows: Tensor, frames: Tensor) -> Iterator[slice]:
+def _sound_blocks(visual: Tensor, maps: Tensor, frames: Tensor) -> Iterator[slice]:
     """Cut the sounds so that their similarity with some images takes the other half."""
-    images, positions, _ = rows.shape
+    images, _, positions = maps.shape
     # Beside the similarity, indices of 8 bytes and sorted ones for each frame and image.
     bytes_each = frames.shape[1] * images * (positions * frames.element_size() + 40)
-    return _rows.blocks(frames.shape[0], bytes_each, _rows.block_bytes(visual) // 2)
+    return _maps.blocks(frames.shape[0], bytes_each, _maps.block_bytes(visual) // 2)
 
 
 def _frames_of(sounds: slice, time: int) -> slice:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import all_gather, reduce_scatter
-from avcontrast.ops import _rows
+from avcontrast.ops import _maps
 from avcontrast.ops._settings import TERMS
 from avcontrast.ops.triton import products
 from avcontrast.ops.triton.batch import Batch, row_blocks
@@ -89,12 +89,12 @@ class BackwardPass:
             if settings.pools_mean:
                 self.carry_means(block, gradients.logits)
             self.carry_grams(block, gradients)
-        own_vectors, lengths = _rows.unit_rows(self.audio, torch.float32, settings.normalize)
+        own_vectors, lengths = _maps.unit_vectors(self.audio, torch.float32, settings.normalize)
         if self.pooled_matters or self.sources_matter:
             self.finish_maps(own_vectors)
         if self.need_audio:
             own = reduce_scatter(self.of_vectors, batch.peers)
-            own = _rows.unit_rows_backward(own, own_vectors, lengths, settings.normalize)
+            own = _maps.unit_vectors_backward(own, own_vectors, lengths, settings.normalize)
             self.grad_audio.copy_(own)
         return -self.of_tau / batch.tau
 
@@ -110,7 +110,7 @@ class BackwardPass:
             return logits, where
         b = len(batch.audio)
         logits = self.nothing.new_empty(block.stop - block.start, b)
-        where = _rows.empty_index(batch.maps[block, :, None], b, batch.settings.needs_index)
+        where = _maps.empty_index(batch.maps[block, :, None], b, batch.settings.needs_index)
         make_logits(self.source, block, self.scratch(block), logits, where)
         return logits, where
 

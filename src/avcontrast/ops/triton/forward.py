@@ -22,7 +22,7 @@ from avcontrast.ops._adjacency import (
     number_of_softmaxes,
 )
 from avcontrast.ops._elimination import limits
-from avcontrast.ops._rows import empty_index
+from avcontrast.ops._maps import empty_index
 from avcontrast.ops._settings import Settings
 from avcontrast.ops.triton.batch import Batch, operand_blocks, row_blocks
 from avcontrast.ops.triton.logits import (

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avcontrast.ops import _rows
+from avcontrast.ops import _maps
 from avcontrast.ops.triton.kernels.prepare import prepare_kernel
 from avcontrast.ops.triton.tiles import CHANNEL_STEP, MAP_WARPS, map_block, padded_channels
 
@@ -184,6 +184,6 @@ def empty_gradients(
     """Return room for the gradients that are needed; the others are empty."""
     layout = torch.contiguous_format
     return (
-        _rows.empty_maps(visual) if need_visual else visual.new_empty(0),
+        _maps.empty_maps(visual) if need_visual else visual.new_empty(0),
         torch.empty_like(audio, memory_format=layout) if need_audio else audio.new_empty(0),
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from avcontrast.distributed import ALONE
-from avcontrast.ops import _rows
+from avcontrast.ops import _maps
 from avcontrast.ops._autograd import register_gradient
 from avcontrast.ops._settings import Settings
 from avcontrast.ops.triton import products
@@ -56,7 +56,7 @@ def _empty_outputs(
     n, m = len(visual), len(audio)
     return (
         visual.new_empty(n, m, dtype=torch.float32),
-        _rows.empty_index(visual, m, with_index),
+        _maps.empty_index(visual, m, with_index),
         visual.new_empty(n, visual.shape[2] * visual.shape[3], dtype=torch.float32),
     )
 
@@ -106,8 +106,10 @@ def max_similarity_backward(
                     precision=precision,
                 )
         if need_audio:
-            rows, row_lengths = _rows.unit_rows(audio, torch.float32, normalize)
-            grad_audio.copy_(_rows.unit_rows_backward(grad_vectors, rows, row_lengths, normalize))
+            rows, row_lengths = _maps.unit_vectors(audio, torch.float32, normalize)
+            grad_audio.copy_(
+                _maps.unit_vectors_backward(grad_vectors, rows, row_lengths, normalize)
+            )
         return grad_visual, grad_audio
 
 
