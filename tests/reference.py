@@ -27,14 +27,20 @@ def unit(vector: Tensor) -> Tensor:
     return vector / length if length > 1e-12 else vector * 0
 
 
-def softmax(row: list[Tensor]) -> list[Tensor]:
-    largest = max(value.item() for value in row)
-    weights = [(value - largest).exp() for value in row]
+def softmax(row: list[Tensor], kept: list[bool] | None = None) -> list[Tensor]:
+    kept = kept or [True] * len(row)
+    largest = max(value.item() for value, keep in zip(row, kept) if keep)
+    weights = [(value - largest).exp() if keep else value * 0 for value, keep in zip(row, kept)]
     return [weight / sum(weights) for weight in weights]
 
 
-def rows_of(features: list[Tensor], tau: Tensor | float) -> list[list[Tensor]]:
-    return [softmax([left @ right / tau for right in features]) for left in features]
+def rows_of(
+    features: list[Tensor], tau: Tensor | float, kept: list[list[bool]] | None = None
+) -> list[list[Tensor]]:
+    return [
+        softmax([left @ right / tau for right in features], kept and kept[i])
+        for i, left in enumerate(features)
+    ]
 
 
 def distance(left: list[list[Tensor]], right: list[list[Tensor]]) -> Tensor:
@@ -56,6 +62,7 @@ def fnac_terms(
     anchor: str = "visual",
     symmetric: bool = True,
     ignore: Tensor | None = None,
+    suppression_ignores: bool = False,
 ) -> dict[str, Tensor]:
     """Return info_nce and the three adjacency terms with rows summed ("batchmean").
 
@@ -87,9 +94,14 @@ def fnac_terms(
             ]
             info_nce -= softmax([logits[m][n] for m in (n, *negatives)])[0].log() / b
 
-    matches = [softmax(row) for row in (logits if anchor == "visual" else columns)]
+    kept = None
+    if suppression_ignores:
+        kept = (~(ignore if anchor == "visual" else ignore.T)).tolist()
+    rows = logits if anchor == "visual" else columns
+    matches = [softmax(row, kept and kept[i]) for i, row in enumerate(rows)]
     audio_adjacency = rows_of(vectors, tau)
-    visual_adjacency = rows_of([sum(image) / len(image) for image in maps], tau)
+    of_audio = rows_of(vectors, tau, kept)
+    of_visual = rows_of([sum(image) / len(image) for image in maps], tau, kept)
 
     sources = []
     for image, vector in zip(maps, vectors):
@@ -103,8 +115,8 @@ def fnac_terms(
 
     return {
         "info_nce": info_nce,
-        "fns_audio": distance(audio_adjacency, matches),
-        "fns_visual": distance(visual_adjacency, matches),
+        "fns_audio": distance(of_audio, matches),
+        "fns_visual": distance(of_visual, matches),
         "tne": distance(audio_adjacency, rows_of(sources, tau)),
     }
 

@@ -124,7 +124,15 @@ def test_gradients_are_those_of_one_process(cluster, case, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "case", ["InfoNCE", "InfoNCE, one direction", "FNAC", "FNAC, audio anchor"]
+    "case",
+    [
+        "InfoNCE",
+        "InfoNCE, one direction",
+        "suppression",
+        "suppression, audio anchor",
+        "FNAC",
+        "FNAC, audio anchor",
+    ],
 )
 def test_known_false_negatives(cluster, case, backend):
     loss, settings = CASES[case]
@@ -153,7 +161,7 @@ def test_sequences(cluster, loss, audio_pooling, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", ["InfoNCE", "FNAC, audio anchor"])
+@pytest.mark.parametrize("case", ["InfoNCE", "suppression, audio anchor", "FNAC, audio anchor"])
 def test_labels_travel(cluster, case, backend):
     loss, settings = CASES[case]
     settings = {**settings, "backend": backend}

@@ -12,7 +12,7 @@ from test_memory import extra_bytes
 from test_ops import CONTRAST_OPTIONS
 from torch.nn import functional as F
 
-from avcontrast import FNACLoss, InfoNCE, functional
+from avcontrast import FalseNegativeSuppression, FNACLoss, InfoNCE, functional
 from avcontrast.distributed import ALONE
 from avcontrast.ops import _ignored, _maps, blockwise
 
@@ -167,7 +167,13 @@ LABEL_MISTAKES = {
 def test_mistakes_in_labels(case):
     labels, error, message = LABEL_MISTAKES[case]
     visual, audio = (x.detach() for x in features(4, 5, (2, 2)))
-    for call in (InfoNCE(), FNACLoss(), FNACLoss().components, functional.info_nce):
+    for call in (
+        InfoNCE(),
+        FalseNegativeSuppression(),
+        FNACLoss(),
+        FNACLoss().components,
+        functional.info_nce,
+    ):
         with pytest.raises(error, match=re.escape(message)):
             call(visual, audio, labels=labels)
     with pytest.raises(ValueError, match="ignore must be False on the diagonal"):
@@ -399,9 +405,11 @@ def test_mistakes(case, backend):
     visual, audio = (x.detach() for x in features(4, 5, (2, 2)))
     for call in (
         InfoNCE(backend=backend),
+        FalseNegativeSuppression(backend=backend),
         FNACLoss(backend=backend),
         FNACLoss(backend=backend).components,
         functional.info_nce,
+        functional.false_negative_suppression,
         functional.fnac,
     ):
         with pytest.raises(error, match=re.escape(message)):

@@ -118,6 +118,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(("normalize", "gather_distributed"), check_flag),
     **dict.fromkeys(("symmetric", "detach_adjacency"), check_flag),
     **dict.fromkeys(("has_positives", "tri_map", "background"), check_flag),
+    "suppression_ignores": check_flag,
     **dict.fromkeys(("audio_weight", "visual_weight"), check_weight),
     **dict.fromkeys(("localization_weight", "alignment_weight"), check_weight),
     **dict.fromkeys(("fns_audio_weight", "fns_visual_weight", "tne_weight"), check_weight),

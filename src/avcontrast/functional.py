@@ -431,6 +431,8 @@ def false_negative_suppression(
     audio: Tensor,
     temperature: float | Tensor = 0.03,
     *,
+    ignore: Tensor | None = None,
+    labels: Tensor | None = None,
     audio_weight: float = 1.0,
     visual_weight: float = 1.0,
     anchor: str = "visual",
@@ -446,7 +448,11 @@ def false_negative_suppression(
     gradient_reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Draw the match to the adjacencies. See :class:`avcontrast.FalseNegativeSuppression`."""
+    """Draw the match to the adjacencies. See :class:`avcontrast.FalseNegativeSuppression`.
+
+    ``ignore`` or ``labels`` name pairs to leave out of both, see
+    :meth:`avcontrast.FalseNegativeSuppression.forward`.
+    """
     visual, audio = _channels_first(visual, audio, visual_layout, audio_layout)
     own = {"audio_weight": audio_weight, "visual_weight": visual_weight}
     checks.check_settings(own)
@@ -456,6 +462,7 @@ def false_negative_suppression(
         normalize=normalize,
         anchor=anchor,
         detach_adjacency=detach_adjacency,
+        suppression_ignores=ignore is not None or labels is not None,
     )
     common = Common(
         reduction,
@@ -466,7 +473,8 @@ def false_negative_suppression(
         adjacency_reduction,
         audio_pooling,
     )
-    return _weighted_sum(_parts(visual, audio, temperature, settings, common, own), weights)
+    pairs = Pairs(ignore, labels)
+    return _weighted_sum(_parts(visual, audio, temperature, settings, common, own, pairs), weights)
 
 
 def true_negative_enhancement(

@@ -369,10 +369,38 @@ class FalseNegativeSuppression(_Loss):
     ) -> None:
         super().__init__(locals())
 
-    def forward(self, visual: Tensor, audio: Tensor) -> Tensor:
-        """Return the loss of a batch."""
+    def forward(
+        self,
+        visual: Tensor,
+        audio: Tensor,
+        *,
+        ignore: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        r"""Return the loss of a batch.
+
+        Args:
+            visual: visual features, (b, d) or with any number of positions, such as (b, d, h, w).
+            audio: audio features, (b, d), or (b, d, t) for a sequence.
+            ignore: known false negatives, (b, b) bool, see :meth:`InfoNCE.forward`. Of a pair that
+                is left out nothing is compared: the match and both adjacencies are softmaxes over
+                the others of its row. With the pairs :math:`K_i` that are kept of row i, the own
+                one among them,
+
+                .. math::
+                    \ell_i = \sum_{j \in K_i} w_a |S^a_{ij} - P_{ij}| + w_v |S^v_{ij} - P_{ij}|,
+                    \quad P_{ij} = \frac{e^{L_{ij}}}{\sum_{k \in K_i} e^{L_{ik}}},
+                    \quad S^a_{ij} = \frac{e^{\langle a_i, a_j \rangle / \tau}}
+                    {\sum_{k \in K_i} e^{\langle a_i, a_k \rangle / \tau}},
+
+                and :math:`S^v` likewise; with ``anchor="audio"`` row i are the pairs of audio i,
+                a column of ``ignore``. A sample with nothing left but its own pair costs nothing.
+                ``adjacency_reduction="mean"`` still divides by b. No backend of kernels has it.
+                :class:`FNACLoss` leaves pairs out of its contrastive term only.
+            labels: the same from classes, (b,), see :meth:`InfoNCE.forward`.
+        """
         return functional.false_negative_suppression(
-            visual, audio, self.temperature, **self._settings()
+            visual, audio, self.temperature, ignore=ignore, labels=labels, **self._settings()
         )
 
 

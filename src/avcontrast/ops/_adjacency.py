@@ -18,7 +18,8 @@ lose digits, logits being large. Gram matrices are symmetric: with G = Y Y^T / t
 Pairs that are left out, because the caller wants it or because they are likely false negatives,
 count in neither cross entropy, and in the match as ever. It is then a softmax of its own; otherwise
 it is that of the one or the other cross entropy. Which pairs are likely is not stored: it is seen
-from the logits and two limits a sample.
+from the logits and two limits a sample. False negative suppression alone leaves pairs out of the
+match and of the adjacencies instead; a mask is not symmetric, and its columns are measured as such.
 
 Where processes share a batch, each has the rows of the logits that belong to its own images, and
 everything else as if it were alone: vectors of all samples, and what belongs to all rows. ``rows``
@@ -60,6 +61,7 @@ class Matrices(NamedTuple):
         peers: the processes that share the batch.
         ignore: which pairs the caller wants left out of the cross entropies.  [n, b] bool.
         limits: above which likely false negatives lie, see :mod:`._elimination`.  [2, b].
+        everywhere: whether what is in ``ignore`` is left out of the match and the adjacencies too.
     """
 
     logits: Tensor
@@ -70,11 +72,21 @@ class Matrices(NamedTuple):
     peers: Peers = ALONE
     ignore: Tensor | None = None
     limits: Tensor | None = None
+    everywhere: bool = False
 
     @property
     def leaves_out(self) -> bool:
         """Whether some pairs may be left out of the cross entropies."""
         return self.ignore is not None or self.limits is not None
+
+    @property
+    def has_own_match(self) -> bool:
+        """Whether the match is the softmax of neither cross entropy."""
+        return self.leaves_out and not self.everywhere
+
+    def ignored(self, rows: slice) -> Tensor | None:
+        """Return which pairs of a block of rows match and adjacencies leave out.  [r, b]."""
+        return None if self.ignore is None or not self.everywhere else self.ignore[rows]
 
     def left_out(self, rows: slice, own: slice) -> Tensor | None:
         """Return which pairs of a block of rows the cross entropies leave out.  [r, b]."""
@@ -99,25 +111,34 @@ class Matrices(NamedTuple):
     def scale(self, name: str) -> Tensor:
         """Return how each row of a softmax was scaled, see :func:`exponentials`.  [3, b]."""
         if name == "match":
-            if self.leaves_out:
+            if self.has_own_match:
                 return self.scales[len(SOFTMAXES)]
             name = "visual_to_audio" if self.anchor == "visual" else "audio_to_visual"
         return self.scales[SOFTMAXES.index(name)]
 
     def scores(self, name: str, rows: slice, own: slice) -> Tensor:
-        """Return rows of the logits, or a copy: minus infinity where a softmax leaves out.  [r, b].
+        """Return rows of the logits, or new ones of a Gram matrix, for a softmax.  [r, b].
 
-        ``name`` is "match" or a cross entropy.
+        Where it leaves pairs out, there is minus infinity, in the logits of a copy.
         """
-        left_out = None if name == "match" else self.left_out(rows, own)
-        if left_out is None:
-            return self.logits[rows]
-        return self.logits[rows].masked_fill(left_out, -torch.inf)
+        contrasts = name in ("visual_to_audio", "audio_to_visual")
+        left_out = self.left_out(rows, own) if contrasts else self.ignored(rows)
+        scores = self.gram(name, own) if name in GRAMS else self.logits[rows]
+        return scores if left_out is None else scores.masked_fill(left_out, -torch.inf)
 
-    def softmax(self, name: str, scores: Tensor, own: slice, *, by_column: bool) -> Tensor:
+    def softmax(
+        self,
+        name: str,
+        scores: Tensor,
+        own: slice,
+        left_out: Tensor | None = None,
+        *,
+        by_column: bool,
+    ) -> Tensor:
         """Return the softmax of a block of rows, whose own rows may lie in columns.  [r, b]."""
         highest, total = (along(vector, own, by_column) for vector in self.scale(name)[:2].unbind())
-        return (scores - highest).exp_().div_(total)
+        result = (scores - highest).exp_().div_(total)
+        return result if left_out is None else result.masked_fill_(left_out, 0)
 
     def complement(self, name: str, own: slice) -> Tensor:
         """Return 1 minus the diagonal of a softmax, exact where that is almost 1.  [r]."""
@@ -164,7 +185,8 @@ def exponentials(scores: Tensor, own: slice, scale: Tensor) -> Tensor:
 def number_of_softmaxes(ignore: Tensor | None, settings: Settings) -> int:
     """Return how many of them have a scale of their own, see :meth:`Matrices.scale`."""
     leaves_out = ignore is not None or settings.eliminates
-    return len(SOFTMAXES) + (leaves_out and settings.suppresses)
+    has_own_match = leaves_out and settings.suppresses and not settings.suppression_ignores
+    return len(SOFTMAXES) + has_own_match
 
 
 def measure_logits(matrices: Matrices, settings: Settings) -> None:
@@ -173,7 +195,7 @@ def measure_logits(matrices: Matrices, settings: Settings) -> None:
         _measure_rows(matrices, "visual_to_audio")
     if "audio_to_visual" in settings.directions:
         _measure_columns(matrices, "audio_to_visual")
-    if matrices.leaves_out and settings.suppresses:
+    if matrices.has_own_match and settings.suppresses:
         measure = _measure_rows if settings.anchor == "visual" else _measure_columns
         measure(matrices, "match")
 
@@ -186,7 +208,7 @@ def _measure_rows(matrices: Matrices, name: str) -> None:
 
 
 def _measure_columns(matrices: Matrices, name: str) -> None:
-    """Fill in the scales of a softmax over each column of the logits, of which this is a part."""
+    """Fill in the scales of a softmax over each column, of which this process has a part."""
     highest, total, others = matrices.scale(name).unbind()
     highest.copy_(all_reduce(_highest_of_columns(matrices, name), matrices.peers, highest=True))
     sums = torch.zeros_like(matrices.scales[0, :2])
@@ -213,6 +235,9 @@ def _highest_of_columns(matrices: Matrices, name: str) -> Tensor:
 
 def measure_gram(matrices: Matrices, name: str) -> None:
     """Fill in the scales of all rows of a Gram matrix, whose rows are going to lie in columns."""
+    if matrices.everywhere:
+        _measure_columns(matrices, name)
+        return
     scale = matrices.scale(name)
     for _, own in matrices.blocks(4):
         exponentials(matrices.gram(name, own), own, scale[:, own])
@@ -259,13 +284,11 @@ def _softmax_rows(
     matrices: Matrices, name: str, rows: slice, own: slice, *, by_column: bool
 ) -> Tensor:
     """Return a block of the softmax of a match or Gram matrix, made for the first time.  [r, b]."""
-    if name == "match":
-        return matrices.softmax(name, matrices.logits[rows], own, by_column=by_column)
-    gram = matrices.gram(name, own)
-    if by_column:
-        return matrices.softmax(name, gram, own, by_column=True)
+    scores = matrices.scores(name, rows, own)
+    if name == "match" or by_column:
+        return matrices.softmax(name, scores, own, by_column=by_column)
     scale = matrices.scale(name)[:, own]
-    return exponentials(gram, own, scale).div_(scale[1, :, None])
+    return exponentials(scores, own, scale).div_(scale[1, :, None])
 
 
 class AdjacencyGradient(NamedTuple):
@@ -340,8 +363,9 @@ def _term_backward(
     by_column = _by_column(term, matrices.anchor)
     left_name, right_name = PAIRS[term]
     right_scores = matrices.logits[rows] if right_name == "match" else grams[right_name]
-    left = matrices.softmax(left_name, grams[left_name], own, by_column=by_column)
-    right = matrices.softmax(right_name, right_scores, own, by_column=by_column)
+    ignored = matrices.ignored(rows)
+    left = matrices.softmax(left_name, grams[left_name], own, ignored, by_column=by_column)
+    right = matrices.softmax(right_name, right_scores, own, ignored, by_column=by_column)
     sign = _gap(left, right, term, matrices, own).sign_()
     if right_name == "match":
         signs[term][rows] = sign.to(torch.int8)
@@ -372,7 +396,8 @@ def logits_backward(
         by_column = direction == "audio_to_visual"
         anchored = signs if by_column == (matrices.anchor == "audio") else {}
         if anchored:
-            softmax = matrices.softmax("match", logits, own, by_column=by_column)
+            ignored = matrices.ignored(rows)
+            softmax = matrices.softmax("match", logits, own, ignored, by_column=by_column)
         for term, sign in anchored.items():
             side = sums[SIDES.index((term, "right"))]
             centred = _centred(sign[rows].to(result.dtype), side, own, by_column)
@@ -380,9 +405,7 @@ def logits_backward(
             result.addcmul_(centred.mul_(softmax), grad, value=-1)
         if direction in grads:
             if not anchored or left_out is not None:
-                softmax = matrices.softmax(direction, logits, own, by_column=by_column)
-            if left_out is not None:
-                softmax.masked_fill_(left_out, 0)
+                softmax = matrices.softmax(direction, logits, own, left_out, by_column=by_column)
             softmax.diagonal(own.start).copy_(-matrices.complement(direction, own))
             result.addcmul_(softmax, along(grads[direction], own, by_column))
     return result

@@ -42,6 +42,8 @@ class Settings(NamedTuple):
         mask_temperature: how soft that mask is.
         positive_form: how several positives of a sample count, see :mod:`._positives`.
         has_positives: whether the kinds of all pairs are given, instead of pairs to ignore.
+        suppression_ignores: whether the pairs to ignore are left out of the match and the
+            adjacencies of false negative suppression, which has then no cross entropy beside it.
     """
 
     terms: tuple[str, ...]
@@ -57,12 +59,15 @@ class Settings(NamedTuple):
     mask_temperature: float = 0.03
     positive_form: str = "outside"
     has_positives: bool = False
+    suppression_ignores: bool = False
 
     @property
     def beyond_kernels(self) -> str:
         """What is asked for that the CUDA kernels do not have, or nothing."""
         if self.pools_softly:
             return SOFT_MASK
+        if self.suppression_ignores:
+            return "ignore in false negative suppression"
         return "several positives" if self.has_positives else ""
 
     @property

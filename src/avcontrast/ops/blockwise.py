@@ -231,6 +231,7 @@ def _contrast(
             peers,
             ignore,
             limits if settings.eliminates else None,
+            settings.suppression_ignores,
         )
         first = matrices.own.start
         for block in _maps.forward_blocks(visual, vectors):
@@ -316,9 +317,16 @@ def _contrast_backward(
         vectors = vectors if peers.size > 1 else own_vectors
         grads = dict(zip(settings.terms, all_gather(grad.T, peers).T.unbind(), strict=True))
         features = {"audio": vectors, "pooled": pooled, "sources": sources}
-        above = limits if settings.eliminates else None
         matrices = _adjacency.Matrices(
-            logits, features, scales, tau, settings.anchor, peers, ignore, above
+            logits,
+            features,
+            scales,
+            tau,
+            settings.anchor,
+            peers,
+            ignore,
+            limits if settings.eliminates else None,
+            settings.suppression_ignores,
         )
         sources_matter = "tne" in settings.terms and (need_visual or settings.mask == "soft")
         wanted = ("audio",) * need_audio + ("pooled",) * need_visual + ("sources",) * sources_matter

@@ -106,7 +106,8 @@ def terms_of(
         tau: the temperature.
         settings: which terms, and how.
         peers: the processes that share the batch.
-        ignore: pairs that the cross entropies leave out.  [n, b].
+        ignore: pairs that the cross entropies leave out, or the suppression terms, as ``settings``
+            says.  [n, b].
     """
     with without_autocast(audio.device):
         terms, detach = settings.terms, settings.detach_adjacency
@@ -127,15 +128,21 @@ def terms_of(
 
         if settings.suppresses:
             by_column = settings.anchor == "audio"
-            match = _log_softmax_columns(logits, peers).exp() if by_column else logits.softmax(1)
+            ignored = ignore if settings.suppression_ignores else None
+            compared = logits if ignored is None else contrasted
+            match = (
+                _log_softmax_columns(compared, peers).exp() if by_column else compared.softmax(1)
+            )
         if "fns_audio" in terms:
-            of_audio = _adjacency(audio, all_audio, tau, peers, by_column=by_column, detach=detach)
+            of_audio = _adjacency(
+                audio, all_audio, tau, peers, ignored, by_column=by_column, detach=detach
+            )
             values["fns_audio"] = _distance(of_audio, match, peers, by_column=by_column)
         if "fns_visual" in terms:
             pooled = reduce(visual, "b d p -> b d", "mean")
             all_pooled = gather(pooled, peers)
             of_visual = _adjacency(
-                pooled, all_pooled, tau, peers, by_column=by_column, detach=detach
+                pooled, all_pooled, tau, peers, ignored, by_column=by_column, detach=detach
             )
             values["fns_visual"] = _distance(of_visual, match, peers, by_column=by_column)
         if "tne" in terms:
@@ -195,6 +202,7 @@ def _adjacency(
     everyone: Tensor,
     tau: Tensor,
     peers: Peers,
+    ignored: Tensor | None = None,
     *,
     by_column: bool = False,
     detach: bool = False,
@@ -202,13 +210,17 @@ def _adjacency(
     """Return the own rows of an adjacency, or its own columns, transposed.  [n, b].
 
     The similarities are symmetric, so that a column is a row of which each entry is divided by
-    another sum.
+    another sum; but for what is ignored.
     """
     similarities = einsum(own, everyone, "i d, j d -> i j") / tau
+    if ignored is not None:
+        similarities = similarities.masked_fill(ignored, -torch.inf)
     if not by_column:
         matrix = similarities.softmax(1)
     elif peers.size == 1:
         matrix = similarities.softmax(0)
+    elif ignored is not None:
+        matrix = _log_softmax_columns(similarities, peers).exp()
     else:
         matrix = (similarities - gather(similarities.logsumexp(1), peers)).exp()
     return matrix.detach() if detach else matrix
