@@ -100,14 +100,12 @@ def build_criterion(settings: Settings, dim: int) -> Criterion:
         return avcontrast.TriMapLoss(
             settings.temperature,
             form=settings.tri_map_form,
-            anchor=settings.anchor,
             gather_distributed=True,
         )
     if settings.loss == "hardpos":
         return avcontrast.HardPositiveLoss(
             settings.temperature,
             positive_form=settings.positive_form,
-            anchor=settings.anchor,
             gather_distributed=True,
         )
     if settings.loss == "alignment":

@@ -233,7 +233,7 @@ def early(tmp_path_factory):
     """A run whose best checkpoint is that of its first epoch."""
     output = tmp_path_factory.mktemp("early") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_fnac, "MONITOR", "regularization")
+        patch.setattr(train_fnac, "monitor_of", lambda _: "regularization")
         assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 0
     assert load(output / "checkpoints" / "best.ckpt")["epoch"] == 0
     return output

@@ -108,8 +108,6 @@ def _check_loss(settings: Settings, named: Collection[str]) -> None:
             raise UserError(f"--loss {settings.loss} takes no {flag(name)}")
     if "combine_neighbours" in named and settings.neighbours is None:
         raise UserError("--combine-neighbours needs --neighbours")
-    if (settings.loss, settings.anchor, settings.tri_map_form) == ("lvs", "audio", "code"):
-        raise UserError("--anchor audio needs --tri-map-form paper")
 
 
 def _check(settings: Settings) -> None:

@@ -49,11 +49,10 @@ TAKEN_BY = {
     "positive_form": ("hardpos",),
     "neighbours": ("hardpos", "alignment"),
     "combine_neighbours": ("hardpos",),
-    "anchor": (*_CONTRASTS, "lvs", "hardpos"),
     **dict.fromkeys(
         (
             *("adjacency_reduction", "fns_audio_weight", "fns_visual_weight", "tne_weight"),
-            *("threshold", "elimination_level", "warmup_epochs"),
+            *("anchor", "threshold", "elimination_level", "warmup_epochs"),
         ),
         _CONTRASTS,
     ),
@@ -187,9 +186,7 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
     fns_visual_weight: Amount = adjacency_weight("weight of the visual adjacency")
     tne_weight: Amount = adjacency_weight("weight of true-negative enhancement")
     anchor: Literal["visual", "audio"] = option(
-        "visual",
-        "whose rows the adjacencies are compared with in false-negative suppression; who is "
-        "contrasted with the others (hardpos, and lvs as in the paper)",
+        "visual", "whose rows the adjacencies are compared with in false-negative suppression"
     )
     threshold: Share = option(0.6, "of the localised region in true-negative enhancement")
     elimination_level: Portion = option(
