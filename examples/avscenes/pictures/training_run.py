@@ -69,9 +69,10 @@ def draw_learning_curves(
     terms = [term for term in _CURVES if f"train_{term}" in history[0]]
     panels = len(terms) + 3
     columns = 3 if panels == 6 else 4
-    with style.figure(path, 10.5, 2.8 * (panels // columns)) as figure:
+    lines = panels // columns
+    with style.figure(path, 10.5, 2.8 * lines) as figure:
         figure.suptitle(f"Learning curves ({name})", x=0.012, ha="left")
-        axes = figure.subplots(panels // columns, columns).flat
+        axes = figure.subplots(lines, columns).flat
         for term in terms:
             title = _CURVES[term]
             axis = next(axes)
