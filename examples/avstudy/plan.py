@@ -94,6 +94,7 @@ class Method(NamedTuple):
     temperature: Positive
     learning_rate: Positive
     # The rest came later: rows that do not say so have these values.
+    # hardpos has its neighbours by image alone, alignment the plain and the augmented view.
     contrast: Literal["nce", "debiased", "soft-targets", "lvs", "hardpos", "alignment"] = "nce"
     elimination: Literal["none", "visual", "audio", "both"] = "none"
     elimination_level: Portion = 0.65
