@@ -11,6 +11,9 @@ import avscenes.sets.clips
 from avscenes.files.errors import UserError
 from avscenes.options import recipes
 from avscenes.options.training import build_parser, parse
+from avscenes.sets.loaders import DATA_SEED
+from avscenes.sets.neighbour_lists import write_neighbours
+from avscenes.sets.sampling import generator_for
 from avscenes.training.settings import Settings
 
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
@@ -384,6 +387,20 @@ def test_a_run_with_a_recipe_trains_as_it_says_and_stores_it(tmp_path, clips, ca
     assert train_fnac.main(resume) == 0
     assert train_fnac.main([*resume, "--recipe", "fnac-vggsound-10k"]) == 2
     assert "--recipe is fnac-vggsound-10k but the run was started" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_alignment_trains_on_clips_with_views_of_their_neighbours(tmp_path, clips, capsys):
+    order = torch.randperm(8, generator=generator_for(DATA_SEED)).tolist()
+    trained = [f"train{clip}" for clip in order[2:]]  # but for those that are held out
+    near = torch.tensor([[(row + 1) % 6, (row + 2) % 6] for row in range(6)])
+    write_neighbours(tmp_path / "near.npz", trained, near, near.flip(1))
+    options = ["--recipe", "alignment-vggsound-144k", "--neighbours", tmp_path / "near.npz"]
+    assert train_fnac.main([*map(str, [*clips, *options])]) == 0, capsys.readouterr().err
+    settings = stored_settings(tmp_path / "run")
+    assert (settings["transform"], settings["map_stride"]) == ("alignment", 16)
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert {"train_alignment", "train_localization"} <= {*header.split(",")}
 
 
 @pytest.mark.slow
