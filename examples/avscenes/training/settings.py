@@ -162,7 +162,9 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
         "code", "that of the released code or of the paper (lvs)"
     )
     positive_form: Literal["sum", "mean", "inside", "outside"] = option(
-        "sum", "how several positives count (hardpos)"
+        "sum",
+        "how several positives count (hardpos; sum is as recalled of the paper, which has no code, "
+        "and learned nothing on the scenes, where inside did)",
     )
     neighbours: File | None = option(
         None,
