@@ -2,7 +2,7 @@ r"""Train an image and a sound encoder with the FNAC loss, and see what it local
 
     python examples/train_fnac.py               # synthetic scenes, about a minute on 2 CPU cores
     python examples/train_fnac.py --loss nce    # the same without the adjacency terms
-    python examples/train_fnac.py --loss lvs    # with the loss of another method
+    python examples/train_fnac.py --loss lvs    # the loss of another method; hardpos, alignment
     python examples/train_fnac.py --devices 2   # the same batches, shared by two processes
     python examples/train_fnac.py --dataset vggsound \
         --data-root vggsound/train --train-list vggss_144k.txt --test-root vggsound/test \

@@ -574,6 +574,8 @@ def test_help_names_every_option_and_its_defaults():
         *("--precision", "--devices", "--num-nodes", "--workers", "--compile", "--seed"),
         *("--output-dir", "--resume", "--max-missing", "--allow-overlap"),
         *("--recipe", "--transform", "--anchor", "--init-from"),
+        *("--tri-map-form", "--positive-form", "--neighbours", "--combine-neighbours"),
+        *("--map-stride", "--projection"),
     ):
         assert f"{option} " in result.stdout, option
     assert "(default: 128 / 256)" in result.stdout
