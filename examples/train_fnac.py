@@ -2,6 +2,7 @@ r"""Train an image and a sound encoder with the FNAC loss, and see what it local
 
     python examples/train_fnac.py               # synthetic scenes, about a minute on 2 CPU cores
     python examples/train_fnac.py --loss nce    # the same without the adjacency terms
+    python examples/train_fnac.py --loss lvs    # the loss of another method; hardpos, alignment
     python examples/train_fnac.py --devices 2   # the same batches, shared by two processes
     python examples/train_fnac.py --dataset vggsound \
         --data-root vggsound/train --train-list vggss_144k.txt --test-root vggsound/test \
@@ -43,9 +44,10 @@ from avscenes.sets.loaders import DATA_SEED, train_loader, validation_loader
 from avscenes.sets.testsets import KINDS
 from avscenes.testing.results import caption, write_left_out, write_results
 from avscenes.testing.run import Conditions, Networks, fed, run_part, whole_test
+from avscenes.training.alignment import ProjectedAlignment
 from avscenes.training.data import Data, clip_data, synthetic_data
 from avscenes.training.interruption import Interruption
-from avscenes.training.module import MONITOR, LocalisationModule
+from avscenes.training.module import Criterion, LocalisationModule, monitor_of
 from avscenes.training.processes import (
     SameData,
     check_launcher,
@@ -65,7 +67,13 @@ from avscenes.training.records import (
     newest_checkpoint,
 )
 from avscenes.training.run_folder import start_run, write_skipped
-from avscenes.training.settings import Settings, adjacency_weights, has_warmup
+from avscenes.training.settings import (
+    OTHER_METHODS,
+    Settings,
+    adjacency_weights,
+    encoder_options,
+    has_warmup,
+)
 
 WARM_START_OBJECTS = 1_536
 TWO_OBJECTS = (
@@ -77,14 +85,34 @@ TWO_OBJECTS = (
 def build_module(settings: Settings) -> LocalisationModule:
     """Return the model with freshly drawn or given weights."""
     seed_everything(settings.seed, verbose=False)
-    visual, audio = build_encoders(settings.encoder, settings.image_dropout, settings.norm)
+    visual, audio = build_encoders(**encoder_options(settings))
     if settings.image_weights is not None and isinstance(visual.trunk, ResNet18):
         load_image_weights(visual.trunk, settings.image_weights)
     if settings.init_from is not None:
         for part in load_encoders(visual, audio, settings.init_from, "--init-from"):
             say(f"note: --init-from {settings.init_from} has no {part}, which starts anew")
+    return LocalisationModule(visual, audio, build_criterion(settings, visual.dim), settings)
+
+
+def build_criterion(settings: Settings, dim: int) -> Criterion:
+    """Return the loss, over the batch of all processes, of features with `dim` channels."""
+    if settings.loss == "lvs":
+        return avcontrast.TriMapLoss(
+            settings.temperature,
+            form=settings.tri_map_form,
+            gather_distributed=True,
+        )
+    if settings.loss == "hardpos":
+        return avcontrast.HardPositiveLoss(
+            settings.temperature,
+            positive_form=settings.positive_form,
+            gather_distributed=True,
+        )
+    if settings.loss == "alignment":
+        loss = avcontrast.AlignmentLoss(settings.temperature, gather_distributed=True)
+        return ProjectedAlignment(loss, dim)
     fns_audio, fns_visual, tne = adjacency_weights(settings)
-    criterion = avcontrast.FNACLoss(
+    return avcontrast.FNACLoss(
         settings.temperature,
         fns_audio_weight=fns_audio,
         fns_visual_weight=fns_visual,
@@ -96,16 +124,20 @@ def build_module(settings: Settings) -> LocalisationModule:
         elimination_level=settings.elimination_level,
         gather_distributed=True,
     )
-    return LocalisationModule(visual, audio, criterion, settings)
 
 
 def describe_recipe(settings: Settings) -> None:
-    """Say which recipe is run, and what it needs that is not there."""
+    """Say which recipe is run, and what it or the loss needs that is not there."""
+    if settings.loss == "hardpos" and settings.neighbours is None:
+        say("note: without --neighbours the own pairs are the only positives")
+    if settings.loss == "alignment" and settings.neighbours is None:
+        say("note: without --neighbours there are two views, and none of a neighbour")
     if settings.recipe is None and settings.dataset != "clips":
         return
     if settings.recipe is not None:
         say(f"recipe {settings.recipe}")
-    if settings.encoder == "resnet18" and not (settings.image_weights or settings.init_from):
+    without = not (settings.image_weights or settings.init_from)
+    if settings.encoder == "resnet18" and settings.loss not in OTHER_METHODS and without:
         say(
             "note: published runs start from ImageNet weights (--image-weights); "
             "this one starts from none"
@@ -163,7 +195,7 @@ def build_trainer(settings: Settings, output: Path, callbacks: list[Callback]) -
                 *callbacks,
                 EpochBar(),
                 EpochTable(output / "metrics.csv"),
-                LastAndBest(output / "checkpoints", MONITOR),
+                LastAndBest(output / "checkpoints", monitor_of(settings)),
             ],
         )
     except (ValueError, TypeError, RuntimeError, ImportError) as error:

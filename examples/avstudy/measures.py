@@ -16,7 +16,7 @@ from avscenes.scenes.scene import SceneSet
 from avscenes.testing.retrieval import Features, localised_features
 from avstudy import opponents
 from avstudy.plan import Method, Run
-from avstudy.training import Encoders, batches, loss_of
+from avstudy.training import Encoders, batches, loss_of, projected_alignment
 
 _PIECE = 128
 _BATCHES = 32  # of each kind, whose similarities are compared
@@ -245,9 +245,16 @@ def loss_megabytes(method: Method, features: Features, batch_size: int) -> float
     """Return the most that a loss allocates in the forward and backward pass of one batch."""
     rows = torch.arange(batch_size) % len(features.audio)
     visual, audio = (part[rows].requires_grad_() for part in features)
+    projected = None
+    if method.contrast == "alignment":
+        projected = projected_alignment(method, audio.shape[1], seed=0)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else each trace prints lines of its own
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        torch.autograd.backward(loss_of(method, visual, audio))
+        if projected is None:
+            loss = loss_of(method, visual, audio)
+        else:
+            loss = projected([visual, visual], [audio, audio]).loss  # as many views as in training
+        torch.autograd.backward(loss)
     assert trace.profiler is not None
     held = highest = 0
     for event in sorted(trace.profiler.kineto_results.events(), key=lambda one: one.start_ns()):

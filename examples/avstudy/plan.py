@@ -94,12 +94,15 @@ class Method(NamedTuple):
     temperature: Positive
     learning_rate: Positive
     # The rest came later: rows that do not say so have these values.
-    contrast: Literal["nce", "debiased", "soft-targets"] = "nce"
+    # hardpos has its neighbours by image alone, alignment the plain and the augmented view.
+    contrast: Literal["nce", "debiased", "soft-targets", "lvs", "hardpos", "alignment"] = "nce"
     elimination: Literal["none", "visual", "audio", "both"] = "none"
     elimination_level: Portion = 0.65
     class_prior: Share = 0.1  # of debiased, see `avstudy.opponents`
     soft_share: Portion = 0.5  # of soft targets
     soft_kind: SoftKind = "swapped"
+    positive_form: Literal["sum", "mean", "inside", "outside"] = "sum"  # of hardpos
+    neighbours: Count = 10  # of an image, which are hard positives; see `nearest_images`
 
     @property
     def unused(self) -> str | None:

@@ -7,26 +7,42 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
-from avcontrast import FNACLoss, schedules
+from avcontrast import (
+    AlignmentLoss,
+    FNACLoss,
+    HardPositiveLoss,
+    TriMapLoss,
+    functional,
+    schedules,
+)
 from avscenes.media.augmentation import flip_and_shift, scale_images, shift
 from avscenes.media.specaugment import spec_augment
-from avscenes.models.encoders import SmallTrunk, build_encoders
+from avscenes.models.encoders import (
+    AudioEncoder,
+    ResNet18,
+    SmallTrunk,
+    VisualEncoder,
+    build_encoders,
+)
 from avscenes.scenes.scene import SceneSet
 from avscenes.sets.sampling import generator_for
+from avscenes.training.alignment import ProjectedAlignment
 from avstudy import data, opponents
 from avstudy.plan import DigitSetting, Method, Run, Setting
 
 WEIGHT_DECAY = 1e-4
 _DIGIT_MARGIN = 3  # pixels
+_PIECE = 128  # images that are encoded at a time
 
 
 class Encoders(NamedTuple):
     """Images to maps [b, d, h, w], spectrograms to vectors [b, d]."""
 
-    visual: nn.Module
-    audio: nn.Module
+    visual: VisualEncoder
+    audio: AudioEncoder
 
 
 def build(run: Run, folder: Path) -> Encoders:
@@ -109,15 +125,17 @@ def loss_of(
     audio: Tensor,
     *,
     ignore: Tensor | None = None,
+    positives: Tensor | None = None,
     warm: bool = True,
 ) -> Tensor:
     """Return the loss of a batch.
 
     Args:
-        method: Which loss.
+        method: Which loss, but that of alignment, which has several views.
         visual: Feature maps [b, d, h, w].
         audio: Vectors [b, d].
         ignore: Pairs that are left out of the contrast.
+        positives: Pairs of neighbours, which are further positives of hardpos.
         warm: Whether the warm-up is over, before which there is the plain contrast alone.
     """
     if method.contrast == "debiased":
@@ -125,10 +143,39 @@ def loss_of(
     if method.contrast == "soft-targets":
         share = method.soft_share if warm else 0.0
         return opponents.soft_targets(visual, audio, method.temperature, share, method.soft_kind)
-    loss: Tensor = criterion_of(method)(
+    loss: Tensor
+    if method.contrast == "lvs":
+        loss = TriMapLoss(method.temperature)(visual, audio)
+        return loss
+    if method.contrast == "hardpos":
+        criterion = HardPositiveLoss(method.temperature, positive_form=method.positive_form)
+        loss = criterion(visual, audio, positives=positives)
+        return loss
+    loss = criterion_of(method)(
         visual, audio, regularization=float(warm), ignore=ignore, eliminate=warm
     )
     return loss
+
+
+def projected_alignment(method: Method, channels: int, seed: int) -> ProjectedAlignment:
+    """Return the loss of alignment with projections that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ProjectedAlignment(AlignmentLoss(method.temperature), channels)
+
+
+@torch.no_grad()
+def nearest_images(trunk: SmallTrunk | ResNet18, images: Tensor, count: int) -> Tensor:
+    """Return for each image [n, 3, size, size] the others that are most like it, [n, count].
+
+    By the mean over the positions of the features of the trunk, as it is before the training: the
+    warm start has taught it objects. Sounds have no such features, so they have no neighbours.
+    """
+    trunk.eval()
+    pieces = torch.split(scale_images(images), _PIECE)
+    vectors = F.normalize(torch.cat([trunk(piece).mean(dim=(-2, -1)) for piece in pieces]), dim=1)
+    likeness = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
+    return likeness.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def left_out(
@@ -162,6 +209,12 @@ def train(run: Run, encoders: Encoders, scenes: SceneSet) -> Iterator[int]:
     """Train in place and yield the number of epochs after each."""
     setting, method = run.data, run.loss
     parameters = [*encoders.visual.parameters(), *encoders.audio.parameters()]
+    near = projected = None
+    if method.contrast == "hardpos":
+        near = nearest_images(encoders.visual.trunk, scenes.images, method.neighbours)
+    if method.contrast == "alignment":
+        projected = projected_alignment(method, encoders.visual.dim, run.seed)
+        parameters += projected.parameters()
     optimizer = torch.optim.Adam(parameters, lr=method.learning_rate, weight_decay=WEIGHT_DECAY)
     steps = setting.epochs * (len(scenes.labels) // setting.batch_size)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, method.learning_rate, steps)
@@ -176,7 +229,15 @@ def train(run: Run, encoders: Encoders, scenes: SceneSet) -> Iterator[int]:
             labels, silent_labels = scenes.labels[rows], scenes.silent_labels[rows]
             ignore = left_out(method.ignore, labels, silent_labels, generator)
             visual, audio = encoders.visual(images), encoders.audio(sounds)
-            loss = loss_of(method, visual, audio, ignore=ignore, warm=warm)
+            if projected is not None:
+                plain = scale_images(scenes.images[rows]), scenes.spectrograms[rows]
+                seen, heard = encoders.visual(plain[0]), encoders.audio(plain[1])
+                loss = projected([seen, visual], [heard, audio]).loss
+            else:
+                positives = (
+                    None if near is None else functional.neighbour_positives(rows, near[rows])
+                )
+                loss = loss_of(method, visual, audio, ignore=ignore, positives=positives, warm=warm)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

@@ -233,7 +233,7 @@ def early(tmp_path_factory):
     """A run whose best checkpoint is that of its first epoch."""
     output = tmp_path_factory.mktemp("early") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_fnac, "MONITOR", "regularization")
+        patch.setattr(train_fnac, "monitor_of", lambda _: "regularization")
         assert train_fnac.main([*TINY, "--output-dir", str(output)]) == 0
     assert load(output / "checkpoints" / "best.ckpt")["epoch"] == 0
     return output
@@ -574,6 +574,8 @@ def test_help_names_every_option_and_its_defaults():
         *("--precision", "--devices", "--num-nodes", "--workers", "--compile", "--seed"),
         *("--output-dir", "--resume", "--max-missing", "--allow-overlap"),
         *("--recipe", "--transform", "--anchor", "--init-from"),
+        *("--tri-map-form", "--positive-form", "--neighbours", "--combine-neighbours"),
+        *("--map-stride", "--projection"),
     ):
         assert f"{option} " in result.stdout, option
     assert "(default: 128 / 256)" in result.stdout

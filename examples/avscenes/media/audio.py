@@ -26,18 +26,25 @@ _MOST_ADDED = 2 * 1_152
 _MOST_ROUNDED = 0.01
 
 
-def _middle(file: soundfile.SoundFile, frames: int, wanted: int) -> tuple[NDArray[np.float64], int]:
-    """Return the middle of a sound that has `frames` samples, and how many it should have given."""
-    start = max(0, (frames - wanted) // 2)
+def _window(
+    file: soundfile.SoundFile, frames: int, wanted: int, place: float
+) -> tuple[NDArray[np.float64], int]:
+    """Return a part of a sound that has `frames` samples, and how many it should have given."""
+    start = int(max(0, frames - wanted) * place)
     file.seek(start)
     wave = file.read(wanted, dtype="float64", always_2d=True).mean(axis=1)
     return wave, min(wanted, frames - start)
 
 
-def load_wave(path: Path, seconds: int = SECONDS) -> Tensor:
-    """Return the middle of a sound as mono at 16 kHz, [16000 * seconds].
+def load_wave(path: Path, seconds: int = SECONDS, place: float = 0.5) -> Tensor:
+    """Return a part of a sound as mono at 16 kHz, [16000 * seconds].
 
     Channels are averaged, samples outside [-1, 1] clipped, and a shorter sound repeated.
+
+    Args:
+        path: The file.
+        seconds: Length of the part.
+        place: Where it lies: 0 is the first part that there is, 1 the last.
 
     Raises:
         ValueError: When there are no samples, fewer than the file says, or some are not finite.
@@ -47,13 +54,13 @@ def load_wave(path: Path, seconds: int = SECONDS) -> Tensor:
         rate, wanted = file.samplerate, seconds * file.samplerate
         if rate not in _RATES or file.channels > _MOST_CHANNELS:
             raise ValueError(f"{file.channels} channels at {rate} Hz")
-        wave, expected = _middle(file, file.frames, wanted)
+        wave, expected = _window(file, file.frames, wanted, place)
         short = expected - len(wave)
         if short and file.subtype in _ESTIMATED:
             # The sound ends where decoding did.
             frames = file.tell()
             if file.frames - frames <= _MOST_ADDED + _MOST_ROUNDED * file.frames:
-                wave, expected = _middle(file, frames, wanted)
+                wave, expected = _window(file, frames, wanted, place)
     if not expected:
         raise ValueError("no samples")
     if len(wave) < expected:

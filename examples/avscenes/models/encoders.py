@@ -19,6 +19,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": group_norm}
+# Pixels between the positions of a map, by the kind of encoder; the last stage alone decides.
+MAP_STRIDES = {"small": (8, 16), "resnet18": (32, 16)}
 
 
 class ResidualBlock(nn.Module):
@@ -63,11 +65,17 @@ class SmallTrunk(nn.Sequential):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 without its pooling and classifier; 224 x 224 in, [512, 7, 7] out."""
+    """ResNet-18 without its pooling and classifier; 224 x 224 in, [512, 7, 7] out.
+
+    With `last_stride=1` the last stage keeps the positions of the third, and [512, 14, 14] come
+    out, as in LVS. The weights are the same.
+    """
 
     channels = 512
 
-    def __init__(self, in_channels: int = 3, norm: Norm = nn.BatchNorm2d) -> None:
+    def __init__(
+        self, in_channels: int = 3, norm: Norm = nn.BatchNorm2d, last_stride: int = 2
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
@@ -76,14 +84,14 @@ class ResNet18(nn.Module):
         self.layer1 = _stage(64, 64, 1, norm)
         self.layer2 = _stage(64, 128, 2, norm)
         self.layer3 = _stage(128, 256, 2, norm)
-        self.layer4 = _stage(256, 512, 2, norm)
+        self.layer4 = _stage(256, 512, last_stride, norm)
         # As torchvision draws them.
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [b, in_channels, h, w] to [b, 512, h / 32, w / 32]."""
+        """Map [b, in_channels, h, w] to [b, 512, h / 32, w / 32], or 16 with `last_stride=1`."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return result
@@ -114,13 +122,17 @@ class SharedDropout(nn.Dropout):
 
 
 class VisualEncoder(nn.Module):
-    """A trunk, element-wise dropout and a 1 x 1 projection: images to a feature map."""
+    """A trunk, element-wise dropout and a 1 x 1 projection: images to a feature map.
 
-    def __init__(self, trunk: SmallTrunk | ResNet18, dim: int, dropout: float) -> None:
+    Without `dim` there is no projection.
+    """
+
+    def __init__(self, trunk: SmallTrunk | ResNet18, dim: int | None, dropout: float) -> None:
         super().__init__()
         self.trunk = trunk
         self.dropout = SharedDropout(dropout)
-        self.projection = nn.Conv2d(trunk.channels, dim, 1)
+        self.dim = dim or trunk.channels
+        self.projection = nn.Conv2d(trunk.channels, dim, 1) if dim else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """Map [b, 3, height, width] to [b, dim, h, w]."""
@@ -129,12 +141,15 @@ class VisualEncoder(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """A trunk, the maximum over time and frequency and a linear projection: sounds to a vector."""
+    """A trunk, the maximum over time and frequency and a linear projection: sounds to a vector.
 
-    def __init__(self, trunk: SmallTrunk | ResNet18, dim: int) -> None:
+    Without `dim` there is no projection.
+    """
+
+    def __init__(self, trunk: SmallTrunk | ResNet18, dim: int | None) -> None:
         super().__init__()
         self.trunk = trunk
-        self.projection = nn.Linear(trunk.channels, dim)
+        self.projection = nn.Linear(trunk.channels, dim) if dim else nn.Identity()
 
     def forward(self, spectrograms: Tensor) -> Tensor:
         """Map [b, 1, frequencies, frames] to [b, dim]."""
@@ -155,7 +170,12 @@ def initialise(module: nn.Module) -> None:
 
 
 def build_encoders(
-    kind: str, image_dropout: float = 0.0, norm: str = "batch"
+    kind: str,
+    image_dropout: float = 0.0,
+    norm: str = "batch",
+    *,
+    map_stride: int | None = None,
+    projected: bool = True,
 ) -> tuple[VisualEncoder, AudioEncoder]:
     """Return freshly drawn encoders.
 
@@ -164,16 +184,22 @@ def build_encoders(
             224 become 7 x 7).
         image_dropout: Share of the image features that is dropped before the projection.
         norm: `batch` or `group`; the second computes nothing across the samples of a batch.
+        map_stride: Pixels between two positions of a map, one of `MAP_STRIDES`, whose first is the
+            default. Of `resnet18` the sound network has the same last stage, as in LVS.
+        projected: Whether projections follow the trunks; without them `small` has 64 dimensions.
     """
     layer = NORMS[norm]
+    stride = map_stride or MAP_STRIDES[kind][0]
     if kind == "small":
-        visual = VisualEncoder(SmallTrunk(3, 1, layer), 128, image_dropout)
-        audio = AudioEncoder(SmallTrunk(1, 2, layer), 128)
+        dim = 128 if projected else None
+        visual = VisualEncoder(SmallTrunk(3, stride // 8, layer), dim, image_dropout)
+        audio = AudioEncoder(SmallTrunk(1, 2, layer), dim)
         # Torch's own initialisation: under the published one the bias outweighs the projection of
         # 64 channels, all sounds start out alike, and the scenes are not learned.
         return visual, audio
-    visual = VisualEncoder(ResNet18(norm=layer), 512, image_dropout)
-    audio = AudioEncoder(ResNet18(1, layer), 512)
+    dim, last_stride = 512 if projected else None, stride // 16
+    visual = VisualEncoder(ResNet18(3, layer, last_stride), dim, image_dropout)
+    audio = AudioEncoder(ResNet18(1, layer, last_stride), dim)
     # The image network keeps its own, which ImageNet weights are to replace.
     initialise(visual.projection)
     initialise(audio)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from avscenes.files.errors import UserError
 from avscenes.files.strict import checked, flag, flags
+from avscenes.models.encoders import MAP_STRIDES
 from avscenes.options.parser import ModelParser
 from avscenes.options.recipes import read_recipe, shipped
 from avscenes.training.own_clips import with_sizes
@@ -16,6 +17,7 @@ from avscenes.training.settings import (
     CHANGEABLE,
     FOLDER_OPTIONS,
     NEEDED,
+    TAKEN_BY,
     Settings,
     check_split,
     read_stored,
@@ -56,6 +58,9 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     settings = Settings.model_validate({**recipe, **given, "resume": command.resume})
     if settings.resume:
         settings = _resumed(settings, given)
+    else:
+        # A recipe may be for another loss than the one that was asked for instead.
+        _check_loss(settings, given.keys() if "loss" in given else {*recipe, *given})
     _check(settings)
     if settings.dataset == "clips" and not settings.resume:
         settings = with_sizes(settings, {*recipe, *given})
@@ -96,6 +101,15 @@ def _check_epochs(settings: Settings) -> None:
         )
 
 
+def _check_loss(settings: Settings, named: Collection[str]) -> None:
+    """Check the named options against the loss, of which each has its own."""
+    for name, losses in TAKEN_BY.items():
+        if name in named and settings.loss not in losses:
+            raise UserError(f"--loss {settings.loss} takes no {flag(name)}")
+    if "combine_neighbours" in named and settings.neighbours is None:
+        raise UserError("--combine-neighbours needs --neighbours")
+
+
 def _check(settings: Settings) -> None:
     folders = settings.dataset != "synthetic"
     missing = [name for name in NEEDED[settings.dataset] if getattr(settings, name) is None]
@@ -111,6 +125,12 @@ def _check(settings: Settings) -> None:
         raise UserError("--image-weights needs --encoder resnet18")
     if settings.image_weights is not None and settings.norm != "batch":
         raise UserError("--image-weights needs --norm batch")
+    strides = MAP_STRIDES[settings.encoder]
+    if settings.map_stride not in strides:
+        raise UserError(
+            f"--encoder {settings.encoder} has a --map-stride of {min(strides)} or {max(strides)}, "
+            f"got {settings.map_stride}"
+        )
     if folders and settings.warm_start_epochs:
         raise UserError("--warm-start-epochs needs --dataset synthetic")
     for name in ("image_weights", "warm_start_epochs"):

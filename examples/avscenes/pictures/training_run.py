@@ -28,6 +28,8 @@ _CURVES = {
     "fns_audio": "FNS, audio adjacency",
     "fns_visual": "FNS, visual adjacency",
     "tne": "TNE",
+    "localization": "localisation, $s_L$",
+    "alignment": "alignment, $s_A$",
 }
 
 
@@ -64,10 +66,15 @@ def draw_learning_curves(
     The first `warmup_epochs` are shaded; give 0 where no other term joins the contrastive one.
     """
     epochs = [row["epoch"] + 1 for row in history]
-    with style.figure(path, 10.5, 5.6) as figure:
+    terms = [term for term in _CURVES if f"train_{term}" in history[0]]
+    panels = len(terms) + 3
+    columns = 3 if panels == 6 else 4
+    lines = panels // columns
+    with style.figure(path, 10.5, 2.8 * lines) as figure:
         figure.suptitle(f"Learning curves ({name})", x=0.012, ha="left")
-        axes = figure.subplots(2, 4).flat
-        for term, title in _CURVES.items():
+        axes = figure.subplots(lines, columns).flat
+        for term in terms:
+            title = _CURVES[term]
             axis = next(axes)
             for stage, colour, label in (
                 ("train", style.BLUE, "training"),
@@ -86,7 +93,7 @@ def draw_learning_curves(
             axis.set_title(title)
             axis.set_ylim(bottom=0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        for axis in figure.axes[:7]:
+        for axis in figure.axes[:-1]:
             axis.set_xlabel("epoch")
             axis.margins(x=0.02)
             if warmup_epochs:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,6 +22,8 @@ from avscenes.media.audio import SAMPLE_RATE, load_wave
 from avscenes.media.images import SHORT_SIDE, augmented_frame, load_frame, plain_frame, squeezed
 from avscenes.media.specaugment import spec_augment
 from avscenes.media.spectrogram import published_spectrogram
+from avscenes.media.strong import SHORT_SIDE as STRONG_SIDE
+from avscenes.media.strong import strongly_augmented
 from avscenes.media.transforms import FNAC, Transform
 from avscenes.sets.ids import finder, without_ending
 from avscenes.sets.loaders import Key
@@ -99,12 +102,14 @@ def clips_in(root: Path, names: Iterable[str], sounds: Iterable[str] | None = No
     ]
 
 
-def _decode(clip: Clip, seconds: int, least: int | None = None) -> tuple[Image.Image, Tensor]:
+def _decode(
+    clip: Clip, seconds: int, least: int | None = None, place: float = 0.5
+) -> tuple[Image.Image, Tensor]:
     if not clip.frame.is_file():
         raise FileNotFoundError(f"no frame {clip.frame.with_suffix('')}.jpg or .png")
     if not clip.sound.is_file():
         raise FileNotFoundError(f"no sound {clip.sound}")
-    return load_frame(clip.frame, least), load_wave(clip.sound, seconds)
+    return load_frame(clip.frame, least), load_wave(clip.sound, seconds, place)
 
 
 def fault_of(clip: Clip, seconds: int) -> str | None:
@@ -138,10 +143,12 @@ def check_files(
     ]
 
 
-def _read(clip: Clip, seconds: int, least: int | None = None) -> tuple[Image.Image, Tensor]:
+def _read(
+    clip: Clip, seconds: int, least: int | None = None, place: float = 0.5
+) -> tuple[Image.Image, Tensor]:
     """Decode a clip that has been checked."""
     try:
-        return _decode(clip, seconds, least)
+        return _decode(clip, seconds, least, place)
     except Exception as error:
         raise RuntimeError(
             f"clip {clip.name} in {clip.frame.parent} was readable at the start of the run and "
@@ -165,6 +172,10 @@ class RawPairs(Dataset[tuple[Tensor, Tensor]]):
         return squeezed(image, self.size), wave.float()
 
 
+def _spectrogram(wave: Tensor) -> Tensor:
+    return published_spectrogram(wave, SAMPLE_RATE).float().unsqueeze(0)
+
+
 class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
     """Images [3, 224, 224] and spectrograms [1, 257, frames] of clips that have been checked."""
 
@@ -178,14 +189,17 @@ class ClipPairs(Dataset[tuple[Tensor, Tensor]]):
         return len(self.files)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        clip = self.files[key if isinstance(key, int) else key[1]]
-        # In a test every pixel is decoded; training, which crops at random, can do with fewer.
-        least = None if isinstance(key, int) else SHORT_SIDE
-        image, wave = _read(clip, self.transform.seconds, least)
-        spectrogram = published_spectrogram(wave, SAMPLE_RATE).float().unsqueeze(0)
         if isinstance(key, int):
-            return plain_frame(image), spectrogram
-        generator = generator_for(self.seed, *key)
+            # In a test every pixel is decoded; training, which crops at random, can do with fewer.
+            image, wave = _read(self.files[key], self.transform.seconds)
+            return plain_frame(image), _spectrogram(wave)
+        clip, generator = self.files[key[1]], generator_for(self.seed, *key)
+        if self.transform.strong:
+            place = float(torch.rand((), generator=generator))
+            image, wave = _read(clip, self.transform.seconds, STRONG_SIDE, place)
+            return strongly_augmented(image, generator), _spectrogram(wave)
+        image, wave = _read(clip, self.transform.seconds, SHORT_SIDE)
+        spectrogram = _spectrogram(wave)
         pixels = augmented_frame(image, generator)
         if self.transform.widest_mask:
             spectrogram = spec_augment(

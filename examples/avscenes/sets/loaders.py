@@ -8,6 +8,7 @@ the same sample in every process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ DATA_SEED = 0
 
 
 def train_loader(
-    pairs: PairDataset,
+    pairs: Dataset[Any],
     size: int,
     batch_size: int,
     *,
@@ -30,7 +31,7 @@ def train_loader(
     workers: int,
     rank: int = 0,
     world: int = 1,
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> DataLoader[Any]:
     """Return this process's parts of batches of augmented samples.
 
     A contrastive loss depends on the size of its batch, so a last batch that would be smaller is

@@ -6,9 +6,10 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import Dataset
 
 from avscenes.files.errors import UserError
 from avscenes.media.transforms import TRANSFORMS
@@ -17,11 +18,13 @@ from avscenes.sets.annotated import annotated_set, labelled_set
 from avscenes.sets.clips import ClipPairs, Skipped, Unusable, check_files, clips_in
 from avscenes.sets.lists import check_layout, read_ids
 from avscenes.sets.loaders import DATA_SEED, PairDataset
+from avscenes.sets.neighbour_lists import NeighbourLists, read_neighbours
 from avscenes.sets.overlap import check_overlap
 from avscenes.sets.own import Split
 from avscenes.sets.sampling import generator_for
 from avscenes.sets.scene_pairs import SceneDataset
 from avscenes.sets.testsets import KINDS, NamedTests, scene_tests
+from avscenes.sets.views import Views, WithNeighbours
 from avscenes.training.own_clips import Listed, own_clips, shared_evenly
 from avscenes.training.settings import Settings, check_split
 
@@ -29,7 +32,7 @@ from avscenes.training.settings import Settings, check_split
 class Data(NamedTuple):
     """Everything that one run reads."""
 
-    train: PairDataset
+    train: Dataset[Any]  # of pairs, with what the loss needs beside them
     validation: PairDataset
     test: NamedTests
     train_size: int
@@ -39,14 +42,39 @@ class Data(NamedTuple):
     split: Split | None = None  # of own clips, to be written down
 
 
+def _neighbours(settings: Settings) -> NeighbourLists | None:
+    return None if settings.neighbours is None else read_neighbours(settings.neighbours)
+
+
+def _for_loss(
+    pairs: PairDataset, names: Sequence[str], lists: NeighbourLists | None, settings: Settings
+) -> Dataset[Any]:
+    """Return pairs to train on with what the loss of the run needs beside them.
+
+    Raises:
+        UserError: When the lists of neighbours are of other samples.
+    """
+    if lists is not None:
+        lists = lists.of(names, f"--neighbours: {settings.neighbours}")
+    if settings.loss == "alignment":
+        return Views(pairs, settings.seed, lists)
+    return pairs if lists is None else WithNeighbours(pairs, lists)
+
+
 def synthetic_data(settings: Settings) -> Data:
-    """Make the scenes."""
+    """Make the scenes, whose ids are their numbers.
+
+    Raises:
+        UserError: When there are lists of neighbours that do not fit.
+    """
     assert settings.train_size is not None
     assert settings.test_size is not None
+    lists = _neighbours(settings)
+    names = [str(number) for number in range(settings.train_size)]
     train = make_scenes(DATA_SEED, "train", settings.train_size)
     validation = make_scenes(DATA_SEED, "validation", settings.validation_size)
     return Data(
-        train=SceneDataset(train, settings.seed),
+        train=_for_loss(SceneDataset(train, settings.seed), names, lists, settings),
         validation=SceneDataset(validation, settings.seed),
         test=scene_tests(settings.test_size),
         train_size=settings.train_size,
@@ -97,7 +125,7 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
             second check and keeps the data the same.
 
     Raises:
-        UserError: When folders, lists or annotations are missing.
+        UserError: When folders, lists or annotations are missing, or neighbours do not fit.
         Unusable: When too many clips are.
     """
     root = settings.data_root
@@ -106,6 +134,7 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
     transform = TRANSFORMS[settings.transform]
     kind = KINDS[settings.dataset]
     own = settings.dataset == "clips"
+    neighbours = _neighbours(settings)  # first, because a file that is wrong needs no look at clips
     listed = own_clips(settings, known) if own else _listed(settings)
     rest, held_out, samples = listed.train, listed.validation, listed.samples
     test_ids = [sample.clip.name for sample in samples]
@@ -146,7 +175,9 @@ def clip_data(settings: Settings, known: Path | None) -> tuple[Data, list[Skippe
         except UserError as error:
             raise Unusable(str(error), skipped) from error
     data = Data(
-        train=ClipPairs(clips_in(root, train), settings.seed, transform),
+        train=_for_loss(
+            ClipPairs(clips_in(root, train), settings.seed, transform), train, neighbours, settings
+        ),
         validation=ClipPairs(clips_in(root, validation), settings.seed, transform),
         test=NamedTests(test, tested, [entry for entry in skipped if entry.split == "test"]),
         train_size=len(train),

@@ -9,15 +9,27 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from avcontrast import FNACComponents, FNACLoss, functional, metrics, schedules
+from avcontrast import (
+    FNACLoss,
+    HardPositiveLoss,
+    TriMapLoss,
+    functional,
+    metrics,
+    schedules,
+)
 from avscenes.files.errors import UserError
 from avscenes.models.encoders import AudioEncoder, VisualEncoder
 from avscenes.sets.sampling import mix_seed
+from avscenes.training.alignment import ProjectedAlignment
 from avscenes.training.processes import average_in_order, rows_of_all
-from avscenes.training.settings import Settings
+from avscenes.training.settings import OTHER_METHODS, Settings
 
-TERMS = FNACComponents._fields
-MONITOR = "validation_info_nce"
+Criterion = FNACLoss | TriMapLoss | HardPositiveLoss | ProjectedAlignment
+
+
+def monitor_of(settings: Settings) -> str:
+    """Return what is lowest for the best checkpoint: the contrast of held-out pairs."""
+    return "validation_loss" if settings.loss in OTHER_METHODS else "validation_info_nce"
 
 
 class LocalisationModule(LightningModule):
@@ -31,7 +43,7 @@ class LocalisationModule(LightningModule):
     """
 
     def __init__(
-        self, visual: VisualEncoder, audio: AudioEncoder, criterion: FNACLoss, settings: Settings
+        self, visual: VisualEncoder, audio: AudioEncoder, criterion: Criterion, settings: Settings
     ) -> None:
         super().__init__()
         self.visual = visual
@@ -55,30 +67,62 @@ class LocalisationModule(LightningModule):
         """Return the strength of what comes after the warm-up in this epoch."""
         return schedules.warmup(self.current_epoch, start=self.settings.warmup_epochs)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:  # noqa: ANN401
         """Return the loss of one batch, that of all processes together."""
         # Dropout must be the same however often a run was interrupted. It is seeded here because
         # Lightning leaves out on_train_epoch_start in the first epoch after a resume.
         torch.manual_seed(mix_seed(self.settings.seed, self.current_epoch, batch_index))
-        images, spectrograms = batch
         strength = self.regularization()
-        parts = self.criterion.components(
-            self.visual(images),
-            self.audio(spectrograms),
-            regularization=strength,
-            eliminate=strength > 0,
+        terms = self._terms(batch, strength)
+        size = self.settings.batch_size // self.trainer.world_size
+        self._log_terms("train", terms, size)
+        others = {"learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        if isinstance(self.criterion, FNACLoss):
+            others["regularization"] = strength
+        self.log_dict(others, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        return terms["loss"]
+
+    def _terms(self, batch: Any, strength: float) -> dict[str, Tensor]:  # noqa: ANN401
+        """Return the loss of a batch and its terms; what a batch holds depends on the loss."""
+        if isinstance(self.criterion, ProjectedAlignment):
+            seen, heard = batch
+            views = [self.visual(view) for view in seen], [self.audio(view) for view in heard]
+            terms: dict[str, Tensor] = self.criterion(*views)._asdict()
+            return terms
+        images, spectrograms, *near = batch
+        visual, audio = self.visual(images), self.audio(spectrograms)
+        if isinstance(self.criterion, HardPositiveLoss):
+            positives = self._positives(*near) if near else None
+            return {"loss": self.criterion(visual, audio, positives=positives)}
+        if isinstance(self.criterion, TriMapLoss):
+            return {"loss": self.criterion(visual, audio)}
+        return self.criterion.components(
+            visual, audio, regularization=strength, eliminate=strength > 0
+        )._asdict()
+
+    def _positives(self, samples: Tensor, by_image: Tensor, by_sound: Tensor) -> Tensor:
+        """Return which pairs of the batch of all processes are of neighbours."""
+        return functional.neighbour_positives(
+            samples,
+            by_image,
+            by_sound,
+            combine=self.settings.combine_neighbours,
+            everyone=rows_of_all(samples, self.trainer.world_size),
         )
-        self._log_terms("train", parts, len(images))
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        both = {"learning_rate": rate, "regularization": strength}
-        self.log_dict(both, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
-        return parts.loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Log the terms of a held-out batch; a warm-up does not change what they mean."""
+        """Log the terms of a held-out batch; a warm-up does not change what they mean.
+
+        There is one view of each image and sound, and the own pairs are the only positives.
+        """
         visual, audio = self.visual(batch[0]), self.audio(batch[1])
-        parts = self.criterion.components(visual, audio, eliminate=False)
-        self._log_terms("validation", parts, len(audio))
+        if isinstance(self.criterion, FNACLoss):
+            terms = self.criterion.components(visual, audio, eliminate=False)._asdict()
+        elif isinstance(self.criterion, ProjectedAlignment):
+            terms = self.criterion([visual], [audio])._asdict()
+        else:
+            terms = {"loss": self.criterion(visual, audio)}
+        self._log_terms("validation", terms, len(audio))
         self._validation.append((visual, audio))
 
     def on_validation_epoch_end(self) -> None:
@@ -107,14 +151,14 @@ class LocalisationModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
-    def _log_terms(self, stage: str, parts: FNACComponents, size: int) -> None:
-        for name, value in zip(TERMS, parts, strict=True):
+    def _log_terms(self, stage: str, terms: dict[str, Tensor], size: int) -> None:
+        for name, value in terms.items():
             self.log(
                 f"{stage}_{name}",
                 value.detach(),
                 on_step=False,
                 on_epoch=True,
-                prog_bar=f"{stage}_{name}" in ("train_loss", MONITOR),
+                prog_bar=f"{stage}_{name}" in ("train_loss", monitor_of(self.settings)),
                 batch_size=size,
                 sync_dist=True,
             )

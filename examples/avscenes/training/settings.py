@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from avcontrast import HardPositiveLoss, TriMapLoss
 from avscenes.files.errors import UserError
 from avscenes.files.strict import (
     JSON,
@@ -23,7 +24,7 @@ from avscenes.files.strict import (
     read_file,
 )
 from avscenes.media.transforms import TRANSFORMS
-from avscenes.models.encoders import NORMS
+from avscenes.models.encoders import MAP_STRIDES, NORMS
 
 LOSSES = {
     # name: which of the three adjacency terms are switched on, as (fns_audio, fns_visual, tne)
@@ -35,6 +36,26 @@ LOSSES = {
     "fnac": (True, True, True),
     # Likely false negatives are left out of the contrastive term instead.
     "elimination": (False, False, False),
+    # Those of other methods, which have contrasts of their own.
+    "lvs": (False, False, False),
+    "hardpos": (False, False, False),
+    "alignment": (False, False, False),
+}
+OTHER_METHODS = ("lvs", "hardpos", "alignment")
+_CONTRASTS = tuple(name for name in LOSSES if name not in OTHER_METHODS)
+# Options that only some losses have.
+TAKEN_BY = {
+    "tri_map_form": ("lvs",),
+    "positive_form": ("hardpos",),
+    "neighbours": ("hardpos", "alignment"),
+    "combine_neighbours": ("hardpos",),
+    **dict.fromkeys(
+        (
+            *("adjacency_reduction", "fns_audio_weight", "fns_visual_weight", "tne_weight"),
+            *("anchor", "threshold", "elimination_level", "warmup_epochs"),
+        ),
+        _CONTRASTS,
+    ),
 }
 FOLDER_OPTIONS = ("data_root", "train_list", "test_root", "test_list", "annotations")
 NEEDED = {
@@ -68,6 +89,25 @@ def adjacency_weight(text: str) -> Any:  # noqa: ANN401
 
     text += f" (default: {100 / 128} / {100 / 256}; with --adjacency-reduction mean 100)"
     return Field(default_factory=published, description=text)
+
+
+def _temperature(known: dict[str, Any]) -> float:
+    if known["loss"] == "lvs":
+        return float(TriMapLoss(form=known["tri_map_form"]).temperature)
+    if known["loss"] == "hardpos":
+        return float(HardPositiveLoss(positive_form=known["positive_form"]).temperature)
+    return 0.07 if known["loss"] == "alignment" else 0.03
+
+
+def _map_stride(known: dict[str, Any]) -> int:
+    """Return that of 14 x 14 positions for the methods that were published with them."""
+    if known["encoder"] == "resnet18" and known["loss"] in OTHER_METHODS:
+        return 16
+    return MAP_STRIDES[known["encoder"]][0]
+
+
+def _projection(known: dict[str, Any]) -> Literal["linear", "none"]:
+    return "none" if known["loss"] in OTHER_METHODS else "linear"
 
 
 def _output_dir(known: dict[str, Any]) -> Path:
@@ -114,8 +154,31 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
         "what happens to a clip in training, as published (default: fnac; not for scenes)",
     )
 
-    loss: Annotated[str, OneOf(LOSSES)] = option("fnac", "terms beside the contrastive one")
-    temperature: Positive = option(0.03, "of every similarity")
+    loss: Annotated[str, OneOf(LOSSES)] = option(
+        "fnac",
+        "terms beside the contrastive one; or the loss of LVS, HardPos or Cross-Modal Alignment",
+    )
+    tri_map_form: Literal["code", "paper"] = option(
+        "code", "that of the released code or of the paper (lvs)"
+    )
+    positive_form: Literal["sum", "mean", "inside", "outside"] = option(
+        "sum",
+        "how several positives count (hardpos; sum is as recalled of the paper, which has no code, "
+        "and learned nothing on the scenes, where inside did)",
+    )
+    neighbours: File | None = option(
+        None,
+        "lists of the nearest training samples, .npz: further positives (hardpos), or a further "
+        "view of each image and sound (alignment)",
+    )
+    combine_neighbours: Literal["and", "or"] = option(
+        "and", "neighbours by image and by sound, or by either (hardpos)"
+    )
+    temperature: Positive = Field(
+        default_factory=_temperature,
+        description="of every similarity (default: 0.03; lvs and alignment 0.07; lvs --tri-map-form"
+        " paper and hardpos with sum or mean 1, since they have none; else 0.07)",
+    )
     adjacency_reduction: Literal["mean", "batchmean"] = option(
         "batchmean",
         "of each row of the adjacency terms: its sum, of which a weight means the same at any "
@@ -136,6 +199,16 @@ class Settings(BaseModel, strict=True, frozen=True, extra="forbid"):
     )
 
     encoder: Literal["small", "resnet18"] = either("small", "resnet18", "both encoders")
+    map_stride: Count = Field(
+        default_factory=_map_stride,
+        description="pixels between the positions of a map: 8 or 16 (small), 16 or 32 (resnet18: "
+        "14 x 14 or 7 x 7 of 224) (default: 8 / 32; resnet18 with lvs, hardpos and alignment 16)",
+    )
+    projection: Literal["linear", "none"] = Field(
+        default_factory=_projection,
+        description="of both features, after the networks (default: linear; lvs, hardpos and "
+        "alignment none)",
+    )
     norm: Annotated[str, OneOf(NORMS)] = option("batch", "normalisation in the encoders")
     image_weights: File | None = option(
         None, "torchvision's ResNet-18 weights for the image encoder"
@@ -197,6 +270,17 @@ def adjacency_weights(settings: Settings) -> tuple[float, float, float]:
         settings.fns_visual_weight if fns_visual else 0.0,
         settings.tne_weight if tne else 0.0,
     )
+
+
+def encoder_options(settings: Settings) -> dict[str, Any]:
+    """Return what the encoders of a run are built with."""
+    return {
+        "kind": settings.encoder,
+        "image_dropout": settings.image_dropout,
+        "norm": settings.norm,
+        "map_stride": settings.map_stride,
+        "projected": settings.projection == "linear",
+    }
 
 
 def has_warmup(settings: Settings) -> bool:

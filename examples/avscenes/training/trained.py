@@ -13,7 +13,7 @@ from avscenes.files.errors import UserError
 from avscenes.files.strict import checked
 from avscenes.models.encoders import AudioEncoder, VisualEncoder, build_encoders
 from avscenes.models.weights import is_released, load_released, read_weights, state_of
-from avscenes.training.settings import Settings, read_stored
+from avscenes.training.settings import Settings, encoder_options, read_stored
 
 
 class Trained(NamedTuple):
@@ -62,7 +62,7 @@ def _own(
     if "epoch" not in checkpoint or not state:
         raise UserError(f"--checkpoint: {path} is no checkpoint of train_fnac.py")
     try:
-        visual, audio = build_encoders(settings.encoder, settings.image_dropout, settings.norm)
+        visual, audio = build_encoders(**encoder_options(settings))
         _load(visual, "visual.", state)
         _load(audio, "audio.", state)
     except RuntimeError as error:

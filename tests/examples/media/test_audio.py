@@ -29,6 +29,17 @@ def test_the_window_is_the_middle_of_the_clip(tmp_path):
     assert result.argmax().item() == int(1.5 * 16_000)
 
 
+def test_the_window_may_lie_anywhere_in_the_clip(tmp_path):
+    wave = np.arange(10 * 16_000) / 160_000
+    soundfile.write(tmp_path / "ramp.wav", wave, 16_000, subtype="DOUBLE")
+    for place, second in ((0, 0), (0.5, 3.5), (0.9, 6.3), (1, 7)):
+        result = load_wave(tmp_path / "ramp.wav", place=place)
+        assert result.shape == (48_000,)
+        assert result[0].item() == pytest.approx(second / 10)
+    soundfile.write(tmp_path / "short.wav", wave[:16_000], 16_000, subtype="DOUBLE")
+    assert load_wave(tmp_path / "short.wav", place=0.9)[0].item() == 0
+
+
 def test_a_short_clip_is_repeated(tmp_path):
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
     soundfile.write(tmp_path / "short.wav", wave, 16_000, subtype="DOUBLE")

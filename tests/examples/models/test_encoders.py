@@ -86,6 +86,33 @@ def test_encoders_give_maps_and_vectors(kind, side, spectrogram, dim, map_side):
         assert audio(torch.randn(2, 1, *spectrogram)).shape == (2, dim)
 
 
+@pytest.mark.parametrize(
+    ("kind", "side", "spectrogram", "stride", "dim", "map_side"),
+    [("small", 64, (64, 64), 16, 64, 4), ("resnet18", 224, (257, 200), 16, 512, 14)],
+)
+def test_maps_may_be_finer_or_coarser_and_features_unprojected(
+    kind, side, spectrogram, stride, dim, map_side
+):
+    visual, audio = build_encoders(kind, map_stride=stride, projected=False)
+    visual.eval()
+    audio.eval()
+    images, sounds = torch.randn(2, 3, side, side), torch.randn(2, 1, *spectrogram)
+    with torch.no_grad():
+        features, vectors = visual(images), audio(sounds)
+        assert features.shape == (2, dim, map_side, map_side)
+        assert torch.equal(features, visual.trunk(images))
+        assert torch.equal(vectors, audio.trunk(sounds).amax((2, 3)))
+    assert (visual.dim, vectors.shape[1]) == (dim, dim)
+
+
+def test_a_finer_map_has_the_same_weights_and_its_sound_network_the_same_last_stage():
+    coarse, fine = build_encoders("resnet18"), build_encoders("resnet18", map_stride=16)
+    for one, other in zip(coarse, fine):
+        shapes = [{k: v.shape for k, v in net.state_dict().items()} for net in (one, other)]
+        assert shapes[0] == shapes[1]
+    assert fine[1].trunk(torch.randn(2, 1, 257, 200)).shape == (2, 512, 17, 13)
+
+
 def test_image_dropout_acts_in_training_only():
     visual, _ = build_encoders("small", image_dropout=0.9)
     images = torch.randn(2, 3, 64, 64)

@@ -11,6 +11,9 @@ import avscenes.sets.clips
 from avscenes.files.errors import UserError
 from avscenes.options import recipes
 from avscenes.options.training import build_parser, parse
+from avscenes.sets.loaders import DATA_SEED
+from avscenes.sets.neighbour_lists import write_neighbours
+from avscenes.sets.sampling import generator_for
 from avscenes.training.settings import Settings
 
 # Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
@@ -55,6 +58,28 @@ EZVSL = FNAC | {
     "batch_size": 128,
     "weight_decay": 0.0,
 }
+LVS = {
+    "loss": "lvs",
+    "tri_map_form": "code",
+    "temperature": 0.07,
+    "transform": "ez-vsl",
+    "encoder": "resnet18",
+    "map_stride": 16,
+    "projection": "none",
+    "norm": "batch",
+    "image_dropout": 0.0,
+    "epochs": 20,
+    "batch_size": 256,
+    "lr": 1e-4,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+}
+ALIGNMENT = {
+    **{name: value for name, value in LVS.items() if name != "tri_map_form"},
+    "loss": "alignment",
+    "transform": "alignment",
+    "epochs": 50,
+}
 SHIPPED = {
     **{f"fnac-{data}": FNAC for data in ("vggsound-10k", "vggsound-144k", "vggsound-heard")},
     **{f"fnac-flickr-{size}": FNAC for size in ("10k", "144k")},
@@ -64,6 +89,8 @@ SHIPPED = {
     },
     **{f"ezvsl-{data}": EZVSL for data in ("vggsound-144k", "vggsound-heard", "flickr-144k")},
     **{f"ezvsl-{data}": EZVSL | {"epochs": 100} for data in ("vggsound-10k", "flickr-10k")},
+    "lvs-vggsound-144k": LVS,
+    **{f"alignment-{data}-144k": ALIGNMENT for data in ("vggsound", "flickr")},
 }
 
 
@@ -92,7 +119,10 @@ def test_a_shipped_recipe_sets_what_was_published(name):
 
 
 def test_every_setting_of_a_recipe_has_a_comment_on_its_origin():
-    for name in ("fnac-vggsound-144k", "fnac-vggsound-144k-released", "ezvsl-vggsound-144k"):
+    for name in (
+        *("fnac-vggsound-144k", "fnac-vggsound-144k-released", "ezvsl-vggsound-144k"),
+        *("lvs-vggsound-144k", "alignment-vggsound-144k"),
+    ):
         lines = (recipes.FOLDER / f"{name}.toml").read_text().splitlines()
         assert lines[0].startswith("# ")
         settings = [line for line in lines if "=" in line and not line.startswith("#")]
@@ -146,9 +176,12 @@ def test_a_recipe_extends_a_shipped_one_or_a_file_beside_it(tmp_path):
         ('lr = "fast"', "lr: must be a number above 0, got 'fast'"),
         (
             'loss = "clip"',
-            "loss: must be 'nce', 'fns-audio', 'fns-visual', 'fns', 'tne', 'fnac' or ",
+            "loss: must be 'nce', 'fns-audio', 'fns-visual', 'fns', 'tne', 'fnac', 'elimination', ",
         ),
-        ('transform = "lvs"', "transform: must be 'fnac', 'fnac-released', 'ez-vsl' or 'slavc'"),
+        (
+            'transform = "lvs"',
+            "transform: must be 'fnac', 'fnac-released', 'ez-vsl', 'slavc' or 'alignment'",
+        ),
         ("lr = [1]", "lr: must be a number above 0, got [1]"),
         ("lr = true", "lr: must be a number above 0, got True"),
         ("image-weights = 3", "image-weights: must be a path, got 3"),
@@ -285,6 +318,25 @@ def test_a_recipe_without_image_weights_says_so(capsys):
     assert note not in capsys.readouterr().out
 
 
+def test_a_recipe_that_starts_from_no_image_weights_says_nothing_of_them(capsys):
+    for name, notes in (("lvs-vggsound-144k", []), ("alignment-flickr-144k", ["neighbours"])):
+        train_fnac.describe_recipe(parse(["--recipe", name, *FILES]))
+        *found, recipe = capsys.readouterr().out.splitlines()
+        assert recipe == f"recipe {name}"
+        assert len(found) == len(notes)
+        assert all(note in line for note, line in zip(notes, found))
+
+
+def test_a_recipe_for_another_loss_than_the_one_asked_for_keeps_its_own_options():
+    settings = parse(["--recipe", "fnac-vggsound-10k", *FILES, "--loss", "lvs"])
+    assert (settings.loss, settings.temperature, settings.map_stride) == ("lvs", 0.03, 16)
+
+
+def test_a_recipe_with_an_option_that_its_loss_does_not_take_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^--loss lvs takes no --tne-weight$"):
+        read(tmp_path, 'loss = "lvs"\ntne-weight = 3')
+
+
 @pytest.fixture
 def clips(tmp_path, make_clip):
     """A small VGG-Sound, as options."""
@@ -335,6 +387,20 @@ def test_a_run_with_a_recipe_trains_as_it_says_and_stores_it(tmp_path, clips, ca
     assert train_fnac.main(resume) == 0
     assert train_fnac.main([*resume, "--recipe", "fnac-vggsound-10k"]) == 2
     assert "--recipe is fnac-vggsound-10k but the run was started" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_alignment_trains_on_clips_with_views_of_their_neighbours(tmp_path, clips, capsys):
+    order = torch.randperm(8, generator=generator_for(DATA_SEED)).tolist()
+    trained = [f"train{clip}" for clip in order[2:]]  # but for those that are held out
+    near = torch.tensor([[(row + 1) % 6, (row + 2) % 6] for row in range(6)])
+    write_neighbours(tmp_path / "near.npz", trained, near, near.flip(1))
+    options = ["--recipe", "alignment-vggsound-144k", "--neighbours", tmp_path / "near.npz"]
+    assert train_fnac.main([*map(str, [*clips, *options])]) == 0, capsys.readouterr().err
+    settings = stored_settings(tmp_path / "run")
+    assert (settings["transform"], settings["map_stride"]) == ("alignment", 16)
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert {"train_alignment", "train_localization"} <= {*header.split(",")}
 
 
 @pytest.mark.slow

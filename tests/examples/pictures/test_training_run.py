@@ -12,11 +12,16 @@ from avscenes.testing.figures import all_figures
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 from avscenes.testing.table import table
 
-HISTORY = [f"{stage}_{term}" for stage in ("train", "validation") for term in pictures._CURVES]
+TERMS = {
+    "fnac": ("loss", "info_nce", "fns_audio", "fns_visual", "tne"),
+    "lvs": ("loss",),
+    "alignment": ("loss", "localization", "alignment"),
+}
 
 
-def write_history(folder):
-    columns = ["epoch", "learning_rate", "validation_pair_recall_5", *HISTORY]
+def write_history(folder, terms=TERMS["fnac"]):
+    history = [f"{stage}_{term}" for stage in ("train", "validation") for term in terms]
+    columns = ["epoch", "learning_rate", "validation_pair_recall_5", *history]
     rows = [columns, ["0"] * len(columns)]
     (folder / "metrics.csv").write_text("".join(f"{','.join(row)}\n" for row in rows))
 
@@ -58,6 +63,21 @@ def test_a_warm_up_is_shaded_where_there_is_one(flickr, tmp_path, monkeypatch, e
     pictures.draw_all(tmp_path, tests, tested, name="", warmup_epochs=epochs, temperature=0.03)
     assert ("warm-up, contrastive term alone" in labels) == bool(epochs)
     assert bool(spans) == bool(epochs)
+
+
+@pytest.mark.parametrize("loss", TERMS)
+def test_a_loss_has_a_curve_for_each_of_its_terms(flickr, tmp_path, monkeypatch, loss):
+    tests, tested, _ = flickr
+    write_history(tmp_path, TERMS[loss])
+    titles = []
+    title = Axes.set_title
+    monkeypatch.setattr(Axes, "set_title", lambda *a, **b: (titles.append(a[1]), title(*a, **b))[1])
+    for other in ("draw_localisation", "draw_gallery", "draw_adjacency"):
+        monkeypatch.setattr(pictures, other, lambda *_: None)
+    pictures.draw_all(tmp_path, tests, tested, name="", warmup_epochs=0, temperature=0.03)
+    expected = [pictures._CURVES[term] for term in TERMS[loss]]
+    assert titles == [*expected, "held-out pair recall@5", "learning rate"]
+    assert (tmp_path / "learning_curves.png").stat().st_size > 1_000
 
 
 def test_pictures_of_clips_without_classes(flickr, tmp_path, monkeypatch):

@@ -76,6 +76,20 @@ def test_transforms_differ_in_their_masks(tmp_path, make_clip):
     assert masked["fnac-released"] > 0
 
 
+def test_strong_views_change_image_and_place_of_the_sound_with_the_epoch(tmp_path, make_clip):
+    make_clip(tmp_path, "a", size=(640, 480), seconds=9)
+    pairs = ClipPairs(clips_in(tmp_path, ["a"]), seed=0, transform=TRANSFORMS["alignment"])
+    plain, views = pairs[0], [pairs[epoch, 0] for epoch in range(3)]
+    for image, sound in views:
+        assert image.shape == plain[0].shape
+        assert sound.shape == plain[1].shape
+        assert image.isfinite().all()
+        assert not torch.equal(sound, plain[1])
+    assert not torch.equal(views[0][0], views[1][0])
+    assert not torch.equal(views[0][1], views[1][1])
+    assert all(torch.equal(*both) for both in zip(pairs[1, 0], views[1]))
+
+
 def test_training_decodes_large_jpegs_smaller_and_tests_do_not(tmp_path, make_clip, monkeypatch):
     make_clip(tmp_path, "a", size=(1280, 720))
     sizes = []

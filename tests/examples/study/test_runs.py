@@ -241,7 +241,7 @@ def test_a_full_disk_ends_the_study_in_one_line(monkeypatch, tmp_path, capsys):
         (("[report]", "[report"), "cannot read "),
         (
             ("temperature = 0.07", 'contrast = "biased"'),
-            "methods.cool.contrast: must be 'nce', 'debiased' or 'soft-targets', got 'biased'",
+            "methods.cool.contrast: must be 'nce', 'debiased', 'soft-targets', 'lvs', ",
         ),
         (
             ("temperature = 0.07", "class_prior = 1.0"),
@@ -250,6 +250,14 @@ def test_a_full_disk_ends_the_study_in_one_line(monkeypatch, tmp_path, capsys):
         (
             ("temperature = 0.07", 'contrast = "debiased"\nelimination = "both"'),
             "methods.cool.elimination: is of no use with contrast 'debiased', got 'both'",
+        ),
+        (
+            ("temperature = 0.07", 'contrast = "lvs"\nignore = "random"'),
+            "methods.cool.ignore: is of no use with contrast 'lvs', got 'random'",
+        ),
+        (
+            ("temperature = 0.07", 'contrast = "hardpos"\nneighbours = 0'),
+            "methods.cool.neighbours: must be a whole number of at least 1, got 0",
         ),
         (
             ("tne_weight = 50.0", 'contrast = "soft-targets"'),

@@ -18,6 +18,7 @@ from avscenes.files.errors import UserError
 from avscenes.models.encoders import SharedDropout, build_encoders
 from avscenes.scenes.scene import make_scenes
 from avscenes.sets.loaders import train_loader, validation_loader
+from avscenes.sets.neighbour_lists import write_neighbours
 from avscenes.sets.scene_pairs import SceneDataset
 from avscenes.sets.testsets import scene_tests
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
@@ -155,6 +156,28 @@ def test_a_run_that_loses_a_process_goes_on_to_the_same_end(pair, tmp_path):
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["lvs", "hardpos", "alignment"])
+def test_losses_of_other_methods_are_one_run_on_two_processes(tmp_path, loss):
+    options = ["--loss", loss, *OPTIONS, "--epochs", "2"]
+    place = options.index("--warmup-epochs")
+    del options[place : place + 2]
+    if loss != "lvs":
+        near = torch.tensor([[(row + step) % 44 for step in (12, 1, 24)] for row in range(44)])
+        write_neighbours(tmp_path / "near.npz", list(map(str, range(44))), near, near.flip(1))
+        options += ["--neighbours", str(tmp_path / "near.npz")]
+    outputs = tmp_path / "alone" / "run", tmp_path / "pair" / "run"
+    for output, more in zip(outputs, ([], ["--devices", "2"]), strict=True):
+        complete(output, *options, *more)
+    expected = losses(outputs[0], 0)
+    assert len(expected) == 4
+    for rank in range(2):
+        assert losses(outputs[1], rank) == pytest.approx(expected, rel=1e-9)
+    for row, other in zip(*map(read_rows, outputs), strict=True):
+        assert row == pytest.approx(other, rel=1e-9)
 
 
 class Pooled(torch.nn.Module):
