@@ -19,6 +19,7 @@ from avscenes.files.strict import JSON, read_file
 from avscenes.files.whole_files import whole_file, write_json
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import enlarged
+from avscenes.models.vectors import pooled
 from avscenes.models.weights import load_image_weights
 from avscenes.scenes.scene import make_scenes
 from avscenes.sets.annotated import Sample, labelled_set
@@ -109,7 +110,7 @@ def encoders_of(trained: Trained | None, image: Callable[[Tensor], Tensor] | Non
     visual, audio = trained.visual, trained.audio
     like = next(visual.parameters())
     return Encoders(
-        image or (lambda images: F.normalize(visual(images.to(like)), dim=1).mean(dim=(2, 3))),
+        image or (lambda images: pooled(visual(images.to(like)))),
         lambda spectrograms: audio(spectrograms.to(like)),
     )
 
