@@ -59,7 +59,9 @@ def evaluate(options: Options) -> None:
     settings = complete(options, trained.folder, trained.settings)
     output = settings.output_dir
     check_free("--output-dir", output, leftover=LEFT_OUT)
-    networks = Networks(fed(trained.visual), fed(trained.audio), _object_network(options))
+    networks = Networks(
+        fed(trained.visual), fed(trained.audio), _object_network(options), trained.projections
+    )
     how = Conditions(settings.dataset, settings.protocol, settings.object_share)
     try:
         tests = read_tests(settings.dataset, settings.test_size, dict(settings))

@@ -34,6 +34,7 @@ from avscenes.files.errors import UserError
 from avscenes.files.output import check_free, check_writable, writing_to
 from avscenes.files.whole_files import write_whole
 from avscenes.models.encoders import ResNet18, build_encoders
+from avscenes.models.vectors import projections_of
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import load_encoders, load_image_weights
 from avscenes.options.training import parse
@@ -258,7 +259,11 @@ def finish(
     tests, rank, world = data.test, trainer.global_rank, trainer.world_size
     how = Conditions(settings.dataset, KINDS[settings.dataset].protocol)
     part = run_part(
-        Networks(fed(module.visual), fed(module.audio)),
+        Networks(
+            fed(module.visual),
+            fed(module.audio),
+            projections=projections_of(module.state_dict(), module.device),
+        ),
         tests,
         how,
         batch_size=settings.batch_size // world,

@@ -47,7 +47,7 @@ def evaluated(checkpoint, dataset, options, *more):
 
 def cells_of(printed):
     """Return the cells of each line of a table by their label."""
-    lines = [re.split(r" {2,}", line) for line in printed.splitlines()]
+    lines = [re.split(r" {2,}", line) for line in printed.splitlines() if line]
     return {label: cells for label, *cells in lines}
 
 

@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
 TESTED = 24
+FIGURES = ("model_", "centre_disc_", "ceiling_", "class_", "pair_", "hit_", "chance_")
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +79,8 @@ def test_the_figures_are_those_of_the_training_script(trained, tmp_path, capsys)
     assert run("--checkpoint", checkpoint(trained), "--output-dir", output) == 0
     found = json.loads((output / "metrics.json").read_text())
     reported = json.loads((trained / "metrics.json").read_text())
-    names = {
-        name
-        for name in reported
-        if name.startswith(("model_", "centre_disc_", "ceiling_", "class_", "pair_", "chance_"))
-    }
-    assert len(names) == 67
+    names = {name for name in reported if name.startswith(FIGURES)}
+    assert len(names) == 82
     for name in names:
         assert found[name] == reported[name], name
     for name in ("dataset", "protocol", "object_share", "epoch", "test_samples", "left_out"):
@@ -111,6 +108,8 @@ def test_the_figures_are_those_of_the_training_script(trained, tmp_path, capsys)
     assert cells["R@5, own pair, sound to image"][1:] == ["-", "1.000", chance]
     table = cells_of((output / "table.txt").read_text())
     assert [label for label, row in table.items() if "-" in row[2:]] == []
+    adaptive = [f"{found[f'{who}_auc_area']:.3f}" for who in ("model", "centre_disc")]
+    assert cells["AUC, area of the object"][:2] == adaptive
 
 
 def test_every_sample_has_a_row_of_which_the_figures_are_made(trained, tmp_path, object_weights):

@@ -163,7 +163,7 @@ def test_the_run_ends_with_its_table_and_complains_of_nothing(finished):
     assert title == f"{output}/checkpoints/last.ckpt (epoch {EPOCHS}), synthetic: 36 pairs"
     assert protocol.startswith("ezvsl-test (")
     assert heading.split() == ["model", "centre", "disc", "ceiling", "chance"]
-    assert lines[-1].startswith("R@10, own pair, sound to image")
+    assert lines[-1].startswith("own pair, pooled")
     assert len(read_rows(output / "samples.csv")) == 36
     assert "Warning" not in result.stderr
     assert "deprecated" not in result.stderr

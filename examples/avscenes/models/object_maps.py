@@ -33,15 +33,16 @@ def load_object_network(path: Path, device: str | torch.device) -> ResNet18:
 
 
 def object_maps(network: ResNet18, images: Tensor) -> Tensor:
-    """Return the mean over the channels of the last stage: [b, 3, height, width] to [b, h, w].
-
-    Smaller images are enlarged to the size that the network was trained on.
-    """
-    if images.shape[-1] < IMAGE_SIZE:
-        size = (IMAGE_SIZE, IMAGE_SIZE)
-        images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-    features: Tensor = network(images)
+    """Return the mean over the channels of the last stage: [b, 3, height, width] to [b, h, w]."""
+    features: Tensor = network(enlarged(images))
     return features.mean(dim=1)  # after a ReLU, so its absolute values
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """Return images of at least the size that ImageNet's networks were trained on."""
+    if images.shape[-1] >= IMAGE_SIZE:
+        return images
+    return F.interpolate(images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
 
 
 def mixes_absolute(protocol: str) -> bool:

@@ -36,7 +36,7 @@ def all_figures(tests: NamedTests, tested: Tested) -> dict[str, float]:
             results.update(interactive_figures(some, scenes, rules))
     if tested.features is not None:
         labels = tests.labelled.labels[tested.rows[tested.visible]]
-        results.update(retrieval(tested.features, labels))
+        results.update(retrieval(tested.features, labels, tested.projected))
     return results
 
 

@@ -16,11 +16,12 @@ from avcontrast import functional, metrics
 from avcontrast.metrics.accumulators import MaskMetric
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps, stretch
+from avscenes.models.vectors import Projections
 from avscenes.sets.annotated import nothing_left
 from avscenes.sets.clips import Skipped, Unusable
 from avscenes.sets.readable import Batch, readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
-from avscenes.testing.retrieval import Features, pair_ranks
+from avscenes.testing.retrieval import Features, Vectors, pair_ranks
 from avscenes.testing.scoring import joined, score, with_disc
 from avscenes.testing.silence import confidences
 
@@ -31,6 +32,7 @@ class Networks(NamedTuple):
     visual: Callable[[Tensor], Tensor]  # to [b, d, h, w]
     audio: Callable[[Tensor], Tensor]  # to [b, d], on the same device
     objects: ResNet18 | None = None  # which makes object maps
+    projections: Projections | None = None
 
 
 def fed(module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -55,6 +57,7 @@ class Scored(NamedTuple):
     maps: Tensor
     objects: Tensor | None
     features: Features | None
+    projected: Vectors | None = None
 
 
 class Part(NamedTuple):
@@ -77,6 +80,7 @@ class Tested(NamedTuple):
     objects: Tensor | None  # object maps as the network gives them, [n, h, w]
     features: Features | None  # of the visible ones, where retrieval is to be measured
     skipped: list[Skipped]
+    projected: Vectors | None = None  # beside the features, where the model has projections
 
 
 def part_of_test(count: int, rank: int, world: int) -> range:
@@ -128,7 +132,12 @@ def score_batch(
     things = None
     if networks.objects is not None:
         things = object_maps(networks.objects, batch.images.to(seen.device)).float()
-    return score_features(seen, heard, things, batch.rows, batch.truth, tests, how, masks)
+    scored = score_features(seen, heard, things, batch.rows, batch.truth, tests, how, masks)
+    if networks.projections is None or scored.features is None:
+        return scored
+    visible = tests.labelled.visible[batch.rows]
+    images, sounds = networks.projections.of(seen, heard)
+    return scored._replace(projected=Vectors(images.cpu()[visible], sounds.cpu()[visible]))
 
 
 def score_features(
@@ -203,6 +212,7 @@ def whole_test(
     objects = [batch.objects for batch in batches if batch.objects is not None]
     parts_of = [batch.features for batch in batches if batch.features is not None]
     features = Features(*map(torch.cat, zip(*parts_of, strict=True))) if parts_of else None
+    vectors = [batch.projected for batch in batches if batch.projected is not None]
     columns = joined([batch.columns for batch in batches])
     if not tests.labelled.located and features is not None:
         columns.update(pair_ranks(features))
@@ -216,6 +226,7 @@ def whole_test(
         torch.cat(objects) if objects else None,
         features,
         skipped,
+        Vectors(*map(torch.cat, zip(*vectors, strict=True))) if vectors else None,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import BaseModel, Field
 
 from avcontrast import metrics
@@ -13,6 +12,7 @@ from avscenes.files.errors import UserError
 from avscenes.files.strict import Count, File, OneOf, Portion, Whole, flag, flags, option
 from avscenes.models.object_maps import mixes_absolute
 from avscenes.sets.testsets import KINDS
+from avscenes.training.devices import check_device, device_option
 from avscenes.training.own_clips import LISTS
 from avscenes.training.settings import Settings
 
@@ -48,10 +48,7 @@ class Options(BaseModel, strict=True, frozen=True, extra="forbid"):
         "weight of the object map in the mix (default: 0.6; 0.1 under SLAVC's protocols)",
     )
     batch_size: Count | None = option(None, "pairs that are encoded at a time")
-    device: str = Field(
-        default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu",
-        description="as torch names it: cpu, cuda, cuda:1, mps (default: cuda if there is one)",
-    )
+    device: str = device_option()
     workers: Whole | None = option(None, "processes that read data")
 
     dataset: Dataset | None = option(None, "(default: that of the run)")
@@ -149,12 +146,7 @@ def check(options: Options) -> None:
     _check_output(options)
     if options.object_share is not None and options.object_weights is None:
         raise UserError("--object-share needs --object-weights")
-    try:
-        torch.zeros(1, device=options.device).item()
-    # What a name or a build of torch that is not up to it raises.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device: cannot use {options.device}: {reason}") from error
+    check_device(options.device)
 
 
 def complete(options: Options, folder: Path, run: Settings) -> WholeSet:

@@ -20,6 +20,8 @@ _THRESHOLDS = {
     "area": "area of the object",
     "fixed": "above 0.5",
 }
+_VECTORS = ("pooled", "projected")
+_WAYS = {"image_to_sound": "image to sound", "sound_to_image": "sound to image"}
 _RETRIEVAL = {
     "class_image_to_sound": "same class, image to sound",
     "class_sound_to_image": "same class, sound to image",
@@ -41,6 +43,7 @@ def _localisation(protocol: str) -> dict[str, str]:
         f"mean cIoU, {_THRESHOLDS[own]}": f"mean_ciou_{own}",
         f"AUC, {_THRESHOLDS[own]}": f"auc_{own}",
         **{f"success@0.5, {_THRESHOLDS[name]}": f"success_{name}" for name in others},
+        **({f"AUC, {_THRESHOLDS['area']}": "auc_area"} if "area" in others else {}),
         **{f"mIoU, {_THRESHOLDS[name]}": f"miou_{name}" for name in (own, *others)},
         "F-score": "f_score",
         **{f"IIoU, {_THRESHOLDS[name]}": f"iiou_{name}" for name in both},
@@ -50,7 +53,7 @@ def _localisation(protocol: str) -> dict[str, str]:
 
 
 def table(results: dict[str, float], protocol: str) -> str:
-    """Return aligned lines, `-` where a column has no such figure."""
+    """Return aligned lines, `-` where a column has no such figure; then those of one vector."""
     shown = [who for who in PREDICTORS if f"{who}_pointing" in results]
     shown = shown or ["model", "ceiling", "chance"]  # of retrieval alone
     lines = [["", *(_HEADINGS[who] for who in shown)]]
@@ -65,6 +68,27 @@ def table(results: dict[str, float], protocol: str) -> str:
             if f"{key}_r{k}" in results:
                 cells = [_cell(results, f"{names.get(who)}_r{k}") for who in shown]
                 lines.append([f"R@{k}, {label}", *cells])
+    vectors = _vector_lines(results)
+    return _aligned(lines) + (f"\n\n{_aligned(vectors)}" if vectors else "")
+
+
+def _vector_lines(results: dict[str, float]) -> list[list[str]]:
+    """Return the lines of retrieval by one vector an image, all of recall at 1, 5 and 10."""
+    heading = f"{' '.join(f'R@{k}' for k in RECALL_AT)} of one vector"
+    lines = [[heading, *_WAYS.values(), "chance"]]
+    for vector in _VECTORS:
+        for kind, label in (("hit", "same class or own pair"), ("pair", "own pair")):
+            names = [f"{kind}_{way}_{vector}" for way in _WAYS]
+            if f"{names[0]}_r1" in results:
+                cells = [
+                    " ".join(_cell(results, f"{name}_r{k}") for k in RECALL_AT)
+                    for name in (*names, f"chance_{kind}")
+                ]
+                lines.append([f"{label}, {vector}", *cells])
+    return lines if len(lines) > 1 else []
+
+
+def _aligned(lines: list[list[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         line[0].ljust(widths[0])

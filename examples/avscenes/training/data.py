@@ -84,15 +84,30 @@ def synthetic_data(settings: Settings) -> Data:
     )
 
 
-def _listed(settings: Settings) -> Listed:
-    """Read the lists of VGG-Sound or Flickr."""
-    root, train_list, size = settings.data_root, settings.train_list, settings.validation_size
+def ids_to_train_on(settings: Settings) -> list[str]:
+    """Return the ids of the clips that a run trains on, also of those that cannot be read.
+
+    Raises:
+        UserError: When a folder, a list or an annotation is missing or of no use.
+    """
+    if settings.dataset == "clips":
+        return own_clips(settings, None).train
+    return _shared_out(_listed_ids(settings), settings)[0]
+
+
+def _listed_ids(settings: Settings) -> list[str]:
+    """Read the list of clips of VGG-Sound or Flickr to train on."""
+    root, train_list = settings.data_root, settings.train_list
     assert root is not None
     assert train_list is not None
     # Flickr's files may lie side by side.
     check_layout("--data-root", root, ("frames", "audio") if settings.dataset == "vggsound" else ())
-    kind = KINDS[settings.dataset]
-    train_ids = read_ids("--train-list", train_list)
+    return read_ids("--train-list", train_list)
+
+
+def _shared_out(train_ids: list[str], settings: Settings) -> tuple[list[str], list[str]]:
+    """Return which ids to train on and which are held out."""
+    size = settings.validation_size
     # Held-out clips are drawn from all ids, so that a clip that gets lost does not move the others.
     order = torch.randperm(len(train_ids), generator=generator_for(DATA_SEED)).tolist()
     shuffled = [train_ids[index] for index in order]
@@ -102,6 +117,14 @@ def _listed(settings: Settings) -> Listed:
             f"--validation-size {size} leaves none of the {len(train_ids)} clips of --train-list "
             "to train on"
         )
+    return rest, held_out
+
+
+def _listed(settings: Settings) -> Listed:
+    """Read the lists of VGG-Sound or Flickr."""
+    train_ids, size = _listed_ids(settings), settings.validation_size
+    rest, held_out = _shared_out(train_ids, settings)
+    kind = KINDS[settings.dataset]
     if settings.batch_size > len(rest):
         raise UserError(
             f"--batch-size {settings.batch_size} is larger than the {len(rest)} clips of "

@@ -12,6 +12,7 @@ from torch import nn
 from avscenes.files.errors import UserError
 from avscenes.files.strict import checked
 from avscenes.models.encoders import AudioEncoder, VisualEncoder, build_encoders
+from avscenes.models.vectors import Projections, projections_of
 from avscenes.models.weights import is_released, load_released, read_weights, state_of
 from avscenes.training.settings import Settings, encoder_options, read_stored
 
@@ -24,10 +25,11 @@ class Trained(NamedTuple):
     epoch: int  # counted from 1; 0 when the file does not tell
     visual: VisualEncoder
     audio: AudioEncoder
+    projections: Projections | None = None
 
 
 def load_trained(path: Path, device: str | torch.device) -> Trained:
-    """Return the encoders of a checkpoint in evaluation mode.
+    """Return the encoders of a checkpoint in evaluation mode, and its projections if it has any.
 
     A checkpoint of the released FNAC or EZ-VSL code has no settings beside it; it gets those that
     were published.
@@ -48,7 +50,9 @@ def load_trained(path: Path, device: str | torch.device) -> Trained:
     else:
         folder, settings = _read_settings(path)
         visual, audio, epoch = _own(path, checkpoint, state, folder, settings)
-    return Trained(folder, settings, epoch, visual.to(device).eval(), audio.to(device).eval())
+    projections = projections_of(state, device)
+    visual, audio = visual.to(device).eval(), audio.to(device).eval()
+    return Trained(folder, settings, epoch, visual, audio, projections)
 
 
 def _own(
