@@ -11,8 +11,9 @@ At each size every implementation of the library must first give the loss and th
 definition in float64; otherwise the discrepancy is printed, the exit status is 1 and no speed is
 reported. Then the implementations take turns, so that whatever else the machine does hits all of
 them, and so does the one product that none can avoid, of all positions with all sounds: times the
-product is a figure that means the same on every machine. Extra memory is the peak of a pass minus what was there, beyond the gradients of the inputs.
-The budget is what the library promises to stay within: 2N + 7b^2 + 16 MB for N = b h w d.
+product is a figure that means the same on every machine. Extra memory is the peak of a pass minus
+what was there, beyond the gradients of the inputs. The budget is what the library promises to stay
+within: 2N + 7b^2 + 16 MB for N = b h w d.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="CSV",
-        help="file of results: written, or read by --plot (default of its own by loss and device, in benchmarks/results)",
+        help="file of results: written, or read by --plot (default benchmarks/results/*.csv)",
     )
     parser.add_argument("--plot", action="store_true", help="only draw the results")
     parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images", metavar="FOLDER")
@@ -301,9 +302,9 @@ def time_in_turns(
 ) -> tuple[dict[str, list[dict[str, Lap]]], list[Lap]]:
     """Run every implementation, and the product, once a round and return every lap.
 
-    What a first run costs is not counted. Each round has an order of its own: an implementation leaves the caches and the heap to the
-    next one, and in a fixed order that favoured some by up to 30 % at small sizes. What fitted
-    into memory alone but does not beside the others is left out.
+    What a first run costs is not counted. Each round has an order of its own: an implementation
+    leaves the caches and the heap to the next one, and in a fixed order that favoured some by up to
+    30 % at small sizes. What fitted into memory alone but does not beside the others is left out.
     """
     laps: dict[str, list[dict[str, Lap]]] = {}
     if not candidates:
@@ -353,7 +354,8 @@ def table(rows: list[Row]) -> str:
     on_cuda = rows[0].device == "cuda"
     header = ["implementation", "pass", "p20", "median", "p80", "wall"]
     header += ["TFLOP/s"] * on_cuda
-    header += ["x product", "operators", f"x {plain}", "x compiled", "extra MB", f"{plain} x", "budget", "within"]
+    header += ["x product", "operators", f"x {plain}", "x compiled"]
+    header += ["extra MB", f"{plain} x", "budget", "within"]
     lines = [header]
     for row in rows:
         baseline, compiled = ((name, row.mode) for name in (plain, BASELINES[plain]))
@@ -383,7 +385,8 @@ def table(rows: list[Row]) -> str:
     first = rows[0]
     title = (
         f"milliseconds ({first.clock} clock) of {first.rounds} rounds; x product: times the one "
-        f"product of {first.product_ms:.2f} ms; x {plain}, x compiled: times as fast; {plain} x: times the memory that {plain} needs"
+        f"product of {first.product_ms:.2f} ms; x {plain}, x compiled: times as fast; "
+        f"{plain} x: times the memory that {plain} needs"
     )
     if on_cuda:
         title += "; TFLOP/s: 2 b^2 h w d forward and twice that backward, in the time taken"

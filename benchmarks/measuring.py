@@ -194,7 +194,7 @@ class Product(NamedTuple):
 
     def run(self) -> None:
         """Multiply everything once."""
-        for part in self.rows.split(len(self.out)):
+        for part in torch.split(self.rows, len(self.out)):
             torch.mm(part, self.audio.T, out=self.out[: len(part)])
 
 

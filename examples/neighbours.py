@@ -106,7 +106,10 @@ def list_neighbours(options: Options) -> None:
     if purities:
         print(_table(purities))
     if encoders.sound is None:
-        print("note: --image-weights encode no sounds: the lists are by image alone")
+        print(
+            "note: --image-weights encode no sounds, so the lists are by image alone; "
+            "train_fnac.py needs both, and --checkpoint encodes sounds"
+        )
     print(f"the {options.k} nearest of {len(names)} samples written to {output / RESULT}")
 
 

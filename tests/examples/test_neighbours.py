@@ -322,7 +322,7 @@ def test_weights_of_an_image_network_list_images(
     words = ["--image-weights", object_weights, "--dataset", "clips", "--data-root"]
     words += [folder / "data", "--workers", 0, "--k", 3, "--output-dir"]
     assert run(*words, tmp_path / "images") == 0
-    assert "encode no sounds: the lists are by image alone" in capsys.readouterr().out
+    assert "encode no sounds, so the lists are by image alone" in capsys.readouterr().out
     with np.load(tmp_path / "images" / "neighbours.npz") as arrays:
         assert set(arrays) == {"ids", "image_neighbours"}
         names = arrays["ids"].tolist()
