@@ -28,7 +28,7 @@ from avscenes.media.images import squeezed
 from avscenes.media.writing import Canvas, write_gif, write_mp4
 from avscenes.pictures import style
 from avscenes.pictures.overlays import bare
-from avscenes.testing.towers import Towers
+from avscenes.testing.towers import Towers, check_encoded
 
 _LONGEST = {".mp4": 640, ".gif": 400}
 _GIF_RATE = Fraction(10)
@@ -61,7 +61,7 @@ def video_maps(
         share: Of all maps together that is outlined, those of highest values.
 
     Raises:
-        ValueError: When no frame can be decoded.
+        ValueError: When no frame can be decoded, or the towers make no maps or no vectors.
     """
     frames, done = footage.frames(), 0
     parts: list[Tensor] = []
@@ -71,6 +71,7 @@ def video_maps(
             sounds = torch.from_numpy(footage.windows(middles, towers.seconds))
             seen = towers.visual(torch.stack(images)).float()
             heard = towers.audio(sounds).float()
+            check_encoded(seen, heard)
             parts.append(functional.localization_map(seen, heard).cpu())
             done += len(images)
             bar.update(len(images))
@@ -84,10 +85,10 @@ def video_maps(
 
 def heat_video(
     towers: Towers,
-    source: Path | Footage,
-    output: Path,
+    source: Path | str | Footage,
+    output: Path | str,
     *,
-    strip: Path | None = None,
+    strip: Path | str | None = None,
     batch_size: int = 32,
 ) -> HeatMaps:
     """Write a video over whose frames the maps lie, with the sound that it has.
@@ -107,12 +108,13 @@ def heat_video(
 
     Raises:
         avscenes.media.footage.Unreadable: When frames or sound cannot be decoded.
-        ValueError: When `output` has another ending.
+        ValueError: When `output` has another ending, or the towers make no maps or no vectors.
     """
+    output = Path(output)
     ending = output.suffix.lower()
     if ending not in _LONGEST:
         raise ValueError(f"output must end in .mp4 or .gif, got {output}")
-    footage = source if isinstance(source, Footage) else read_footage(source)
+    footage = source if isinstance(source, Footage) else read_footage(Path(source))
     if ending == ".gif":
         footage = footage._replace(rate=min(footage.rate, _GIF_RATE))
     heat = video_maps(towers, footage, batch_size=batch_size)
@@ -137,7 +139,7 @@ def heat_video(
     else:
         write_gif(output, pictures(), footage.rate)
     if strip is not None:
-        draw_strip(strip, kept, heat, float(footage.rate))
+        draw_strip(Path(strip), kept, heat, float(footage.rate))
     return heat
 
 

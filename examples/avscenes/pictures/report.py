@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from avcontrast.metrics import PROTOCOLS
 from avcontrast.metrics.accumulators import MaskMetric
 from avscenes.files.output import check_free
 from avscenes.files.strict import JSON, read_file
@@ -70,7 +71,7 @@ def write_report(
 
 def evaluate_towers(
     towers: Towers,
-    output: Path,
+    output: Path | str,
     dataset: str = "clips",
     *,
     protocol: str | None = None,
@@ -79,7 +80,7 @@ def evaluate_towers(
     batch_size: int = 32,
     workers: int = 0,
     max_missing: float = 0.05,
-    **files: Path | None,
+    **files: Path | str | None,
 ) -> Report:
     """Evaluate towers of one's own as `evaluate.py` does a checkpoint.
 
@@ -98,9 +99,13 @@ def evaluate_towers(
     Raises:
         avscenes.files.errors.UserError: When files are missing or cannot be read, too many clips
             are of no use, or there is something in `output`.
+        ValueError: When there is no such test set or protocol, or the towers make no maps or no
+            vectors.
         TypeError: When the test set takes other files.
     """
+    _check_name("dataset", dataset, KINDS)
     kind = KINDS[dataset]
+    _check_name("protocol", protocol or kind.protocol, PROTOCOLS)
     given = {key for key, path in files.items() if path is not None}
     if not {*kind.needs} <= given <= {*kind.needs, *kind.may_have} or kind.read is None:
         raise TypeError(
@@ -108,8 +113,10 @@ def evaluate_towers(
             f"{', and takes ' + ', '.join(kind.may_have) if kind.may_have else ''}; got "
             f"{', '.join(sorted(given)) or 'nothing'}"
         )
+    output = Path(output)
     check_free("output", output, leftover=LEFT_OUT)
-    tests = read_tests(dataset, size, files)
+    paths = {key: Path(path) for key, path in files.items() if path is not None}
+    tests = read_tests(dataset, size, paths)
     pairs = tests.labelled.pairs
     assert isinstance(pairs, ClipPairs)
     raw = RawPairs(pairs.files, towers.image_size, towers.seconds)
@@ -127,6 +134,11 @@ def evaluate_towers(
     return write_report(output, tests, tested, caption(tests, tested, name), {"model": name})
 
 
+def _check_name(argument: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{argument} must be one of {', '.join(known)}, got {name!r}")
+
+
 class _Pictures(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, images: Sequence[Tensor]) -> None:
         self.images = images
@@ -139,7 +151,7 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
 def evaluate_features(
     visual: Tensor,
     audio: Tensor,
-    output: Path,
+    output: Path | str,
     *,
     names: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
@@ -162,7 +174,8 @@ def evaluate_features(
         name: Of the model, for the table.
 
     Raises:
-        ValueError: When there are not as many of each, or boxes are no shares.
+        ValueError: When there are not as many of each, boxes are no shares, features are no maps or
+            no vectors, or there is no such protocol.
         avscenes.files.errors.UserError: When there is something in `output`.
     """
     count = len(visual)
@@ -170,6 +183,8 @@ def evaluate_features(
     for what, some in beside.items():
         if some is not None and len(some) != count:
             raise ValueError(f"{what} must be as many as visual, {count}, got {len(some)}")
+    _check_name("protocol", protocol, PROTOCOLS)
+    output = Path(output)
     check_free("output", output)
     known = sorted(set(classes or [""]))
     given = boxes if boxes is not None else [[]] * count

@@ -24,6 +24,7 @@ from avscenes.sets.testsets import KINDS, NamedTests
 from avscenes.testing.retrieval import Features, Vectors, pair_ranks
 from avscenes.testing.scoring import joined, score, with_disc
 from avscenes.testing.silence import confidences
+from avscenes.testing.towers import check_encoded
 
 
 class Networks(NamedTuple):
@@ -161,7 +162,11 @@ def score_features(
         tests: The test set.
         how: How maps become scores.
         masks: Gets what the F-score is made of, if there are masks.
+
+    Raises:
+        ValueError: When the features are no maps or no vectors.
     """
+    check_encoded(seen, heard)
     test = tests.labelled
     cosines = functional.localization_map(seen, heard)
     heats = heat_maps(

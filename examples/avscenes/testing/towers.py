@@ -30,6 +30,20 @@ class Towers(NamedTuple):
     seconds: int = SECONDS  # of sound
 
 
+def check_encoded(seen: Tensor, heard: Tensor) -> None:
+    """Raise `ValueError` unless images became maps and sounds became vectors."""
+    if seen.ndim != 4:
+        raise ValueError(
+            f"images must be encoded as maps (b, d, h, w), got {tuple(seen.shape)}; patch tokens "
+            "become maps by tokens.transpose(1, 2).unflatten(2, (h, w))"
+        )
+    if heard.ndim != 2:
+        raise ValueError(
+            f"sounds must be encoded as vectors (b, d), got {tuple(heard.shape)}; a sequence of "
+            "frames becomes a vector by its mean over time"
+        )
+
+
 def trained_towers(trained: Trained) -> Towers:
     """Return the encoders of a run with what turns files into their inputs."""
     like = next(trained.visual.parameters())

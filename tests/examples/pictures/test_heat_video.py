@@ -92,7 +92,7 @@ def test_a_region_is_outlined_where_the_map_is_above_the_cut(video):
 
 
 def test_a_gif_has_no_sound_and_the_same_length(video, tmp_path):
-    heat_video(TOWERS, video, tmp_path / "out.gif")
+    heat_video(TOWERS, str(video), str(tmp_path / "out.gif"))
     with Image.open(tmp_path / "out.gif") as image:
         durations = []
         for number in range(image.n_frames):
@@ -115,6 +115,9 @@ def test_a_failure_leaves_nothing(video, tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match=r"output must end in \.mp4 or \.gif"):
         heat_video(TOWERS, video, tmp_path / "out.avi")
+    sequences = TOWERS._replace(audio=lambda waves: hear(waves)[:, :, None])
+    with pytest.raises(ValueError, match=r"sounds must be encoded as vectors \(b, d\), got"):
+        heat_video(sequences, video, tmp_path / "out.mp4")
     monkeypatch.setattr(drawing, "_canvas", fail)
     with pytest.raises(KeyboardInterrupt):
         heat_video(TOWERS, video, tmp_path / "out.mp4")

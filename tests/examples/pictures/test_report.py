@@ -9,7 +9,7 @@ from small_sets import write_set
 from avscenes.files.errors import UserError
 from avscenes.media.images import load_frame, squeezed
 from avscenes.pictures.report import evaluate_features, evaluate_towers
-from avscenes.testing.towers import trained_towers
+from avscenes.testing.towers import Towers, trained_towers
 from avscenes.training.trained import load_trained
 
 ABOUT = ("checkpoint", "epoch", "model")
@@ -48,6 +48,37 @@ def test_a_test_set_that_lacks_files_or_takes_none(checkpoint, tmp_path):
         evaluate_towers(towers, tmp_path / "results", "synthetic")
 
 
+def test_towers_that_make_no_maps_or_no_vectors(tmp_path):
+    options, _, _ = write_set("clips", tmp_path)
+    files = {key[2:].replace("-", "_"): str(path) for key, path in options.items()}
+    output = str(tmp_path / "results")
+
+    def see(images):
+        return torch.rand(len(images), 4, 2, 2)
+
+    def evaluate(see, hear):
+        evaluate_towers(Towers(see, hear), output, "clips", max_missing=0.5, **files)
+
+    with pytest.raises(ValueError, match=r"maps \(b, d, h, w\), got \(\d+, 4, 4\); patch tokens"):
+        evaluate(lambda images: see(images).flatten(2), lambda waves: torch.rand(len(waves), 4))
+    with pytest.raises(ValueError, match=r"vectors \(b, d\), got \(\d+, 4, 7\); a sequence"):
+        evaluate(see, lambda waves: torch.rand(len(waves), 4, 7))
+    evaluate(see, lambda waves: torch.rand(len(waves), 4))
+    assert (tmp_path / "results" / "table.txt").is_file()
+
+
+def test_unknown_names_are_told_apart_from_known_ones(tmp_path):
+    towers = Towers(torch.relu, torch.relu)
+    with pytest.raises(ValueError, match=r"dataset must be one of .*clips, .*, got 'clip'"):
+        evaluate_towers(towers, tmp_path / "results", "clip", test_root=tmp_path)
+    with pytest.raises(ValueError, match=r"protocol must be one of ezvsl-test, .*, got 'ezvsl'"):
+        evaluate_towers(towers, tmp_path / "results", protocol="ezvsl", test_root=tmp_path)
+    with pytest.raises(ValueError, match=r"protocol must be one of ezvsl-test, .*, got 'ezvsl'"):
+        evaluate_features(
+            torch.rand(3, 4, 2, 2), torch.rand(3, 4), tmp_path / "results", protocol="ezvsl"
+        )
+
+
 def test_features_are_evaluated_as_a_checkpoint_is(checkpoint, encoders, tmp_path):
     options, names, _ = write_set("vggsound", tmp_path)
     expected, rows = evaluated(checkpoint, "vggsound", options)
@@ -69,7 +100,7 @@ def test_features_are_evaluated_as_a_checkpoint_is(checkpoint, encoders, tmp_pat
     assert found == pytest.approx(expected, abs=1e-4)
     assert (tmp_path / "results" / "gallery.png").is_file()
 
-    bare = evaluate_features(visual, audio, tmp_path / "bare")
+    bare = evaluate_features(visual, audio, str(tmp_path / "bare"))
     assert bare.figures["pair_image_to_sound_r1"] == report.figures["pair_image_to_sound_r1"]
     assert not [name for name in bare.figures if "success" in name or "class_" in name]
     assert {path.name for path in (tmp_path / "bare").iterdir()} == {
