@@ -7,7 +7,6 @@ nearest first.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avscenes.files.errors import UserError, reason_of
-from avscenes.files.whole_files import write_whole
+from avscenes.files.whole_files import whole_file
 from avscenes.sets.ids import one_spelling
 
 _ARRAYS = ("ids", "image_neighbours", "audio_neighbours")
@@ -98,14 +97,13 @@ def write_neighbours(
     lists = _checked(
         str(path), np.array(list(ids)), image_neighbours.numpy(), audio_neighbours.numpy()
     )
-    content = io.BytesIO()
-    np.savez(
-        content,
-        ids=np.array(lists.ids),
-        image_neighbours=lists.image_neighbours.numpy(),
-        audio_neighbours=lists.audio_neighbours.numpy(),
-    )
-    write_whole(path, content.getvalue())
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            ids=np.array(lists.ids),
+            image_neighbours=lists.image_neighbours.numpy(),
+            audio_neighbours=lists.audio_neighbours.numpy(),
+        )
 
 
 def _checked(
