@@ -61,6 +61,30 @@ def benchmark_tables(path: Path) -> dict[str, str]:
     }
 
 
+LOSSES = {
+    "InfoNCE": "infonce_cpu.csv",
+    "FNACLoss": "loss_cpu.csv",
+    "InfoNCE of vectors": "vectors_cpu.csv",
+}
+
+
+def product_table(folder: Path) -> str:
+    """Return what `auto` takes in times the one product, and in calls of operators."""
+    head, lines = ["batch"], {}
+    for place, (loss, name) in enumerate(LOSSES.items()):
+        head += [loss, "calls"]
+        with (folder / name).open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["channels"] == "512"]
+        for row in rows:
+            if (row["implementation"], row["mode"]) == ("auto", "both"):
+                line = lines.setdefault(int(row["batch"]), ["-"] * 2 * len(LOSSES))
+                times = float(row["median_ms"]) / float(row["product_ms"])
+                line[2 * place : 2 * place + 2] = [f"{times:.1f}", row["operators"]]
+    table = [head, *([str(batch), *line] for batch, line in sorted(lines.items()))]
+    made = f"{row['device_name']}, {row['threads']} thread, {row['date']}"
+    return f"{markdown_table(table, texts=0)}\n\n*512 channels, maps of 7x7; {made}.*"
+
+
 def distributed_tables(path: Path) -> dict[str, str]:
     """Return what each of several processes took, the slowest or largest of them."""
     with path.open(newline="", encoding="utf-8") as file:
@@ -202,6 +226,7 @@ def all_tables() -> dict[str, str]:
     """Return every table under its name."""
     return {
         **benchmark_tables(RESULTS / "loss_cpu.csv"),
+        "products": product_table(RESULTS),
         **distributed_tables(RESULTS / "distributed_cpu.csv"),
         **data_tables(RESULTS / "data_cpu.csv"),
         **metrics_tables(RESULTS / "metrics_cpu.csv"),

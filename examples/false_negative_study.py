@@ -2,13 +2,15 @@ r"""Measure when false negatives hurt, and how much of the harm FNS and TNE undo
 
     python examples/false_negative_study.py            # everything, about two hours on 2 cores
     python examples/false_negative_study.py --study elimination   # the loss that undoes harm
+    python examples/false_negative_study.py --study field         # LVS, HardPos, Alignment
     python examples/false_negative_study.py --quick    # the same machinery, tiny, in two minutes
     python examples/false_negative_study.py --report --output-dir docs/evidence   # draw it again
     python examples/false_negative_study.py --cluster slurm   # each run a job of a cluster
     python examples/false_negative_study.py --data digits --recordings FOLDER   # something real
 
 Every run leaves a file of its own in the output folder; a study that was interrupted goes on where
-it was. What is run is written down in `avstudy/study.toml`, `elimination.toml` and `digits.toml`.
+it was. What is run is written down in `avstudy/study.toml`, `elimination.toml`, `field.toml` and
+`digits.toml`.
 """
 
 from __future__ import annotations
@@ -27,13 +29,14 @@ from avscenes.files.strict import Count, File, OneOf, option
 from avscenes.options.parser import ModelParser
 from avstudy import digits, recordings, runner
 from avstudy.cluster import KINDS, Cluster
-from avstudy.plan import DIGITS, ELIMINATION, QUICK, QUICK_DIGITS, STUDY, Plan, read_plan
+from avstudy.plan import DIGITS, ELIMINATION, FIELD, QUICK, QUICK_DIGITS, STUDY, Plan, read_plan
 
 # The plan and the output folder, by the data, the study and whether it is the quick one.
 PLANS = {
     ("scenes", "fnac", False): (STUDY, "false-negatives"),
     ("scenes", "fnac", True): (QUICK, "false-negatives-quick"),
     ("scenes", "elimination", False): (ELIMINATION, "elimination"),
+    ("scenes", "field", False): (FIELD, "field"),
     ("digits", "elimination", False): (DIGITS, "digits"),
     ("digits", "elimination", True): (QUICK_DIGITS, "digits-quick"),
 }
@@ -45,8 +48,10 @@ class Options(BaseModel, strict=True, frozen=True):
     data: Literal["scenes", "digits"] = option(
         "scenes", "synthetic scenes, or written and spoken digits"
     )
-    study: Literal["fnac", "elimination"] | None = option(
-        None, "what FNAC undoes, or what elimination does; of digits there is the latter alone"
+    study: Literal["fnac", "elimination", "field"] | None = option(
+        None,
+        "what FNAC undoes, what elimination does, or what the other losses of the field do; of "
+        "digits there is the second alone",
     )
     recordings: File | None = option(
         None,
@@ -54,7 +59,8 @@ class Options(BaseModel, strict=True, frozen=True):
         title="FOLDER",
     )
     output_dir: File | None = option(
-        None, "runs/false-negatives, runs/elimination or runs/digits, [-quick], if not given"
+        None,
+        "runs/false-negatives, runs/elimination, runs/field or runs/digits, [-quick], if not given",
     )
     quick: bool = option(False, "few, short runs that show it works")
     stages: list[str] | None = option(None, "run only these", title="STAGE")

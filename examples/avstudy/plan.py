@@ -25,9 +25,9 @@ from avscenes.files.strict import (
 from avscenes.scenes.scene import Design
 from avstudy.opponents import SoftKind
 
-STUDY, QUICK, ELIMINATION, DIGITS, QUICK_DIGITS = (
+STUDY, QUICK, ELIMINATION, FIELD, DIGITS, QUICK_DIGITS = (
     Path(__file__).with_name(f"{name}.toml")
-    for name in ("study", "quick", "elimination", "digits", "digits-quick")
+    for name in ("study", "quick", "elimination", "field", "digits", "digits-quick")
 )
 ADJACENCY_WEIGHTS = ("fns_audio_weight", "fns_visual_weight", "tne_weight")
 
