@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from measuring import (
     extra_bytes,
     positive,
     shown,
-    time_step,
+    time_in_pairs,
     write,
 )
 from torch import Tensor
@@ -100,23 +98,10 @@ def kinds_of(size: Size) -> tuple[Tensor, Tensor]:
 
 
 def measure(size: Size, threads: int, seconds: float) -> Row:
-    """Return the result at one size; the first round warms up."""
+    """Return the result at one size."""
     features = kinds_of(size)
     steps = [Step(InfoNCE(elimination=sides), *features) for sides in ("none", "both")]
-    times: list[tuple[float, float]] = []
-    gc.collect()
-    gc.disable()
-    try:
-        for step in steps:
-            time_step(step, threads)
-        started = time.monotonic()
-        while len(times) < 2 or time.monotonic() - started < seconds:
-            # In both orders: a step leaves the caches and the heap to the next one.
-            order = (0, 1) if len(times) % 2 else (1, 0)
-            lap = {which: time_step(steps[which], threads)["both"].clock for which in order}
-            times.append((lap[0], lap[1]))
-    finally:
-        gc.enable()
+    times = time_in_pairs(steps, threads, seconds)
     plain, elimination = np.median(times, axis=0)
     extra = [extra_bytes(step)["both"] for step in steps]
     about: dict[str, Any] = environment("cpu", threads) | size._asdict()

@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import datetime
+import gc
 import os
 import platform
 import sys
@@ -151,6 +152,28 @@ def time_step(step: Step, threads: int) -> dict[str, Lap]:
         mode: Lap(*(1e3 * (b - a) for a, b in zip(marks[start], marks[end], strict=True)))
         for mode, start, end in spans
     }
+
+
+def time_in_pairs(steps: Sequence[Step], threads: int, seconds: float) -> list[tuple[float, float]]:
+    """Run two steps in turns for so long and return the milliseconds of both in each round.
+
+    In both orders: a step leaves the caches and the heap to the next one. What a first run costs is
+    not counted.
+    """
+    times: list[tuple[float, float]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for step in steps:
+            time_step(step, threads)
+        started = time.monotonic()
+        while len(times) < 2 or time.monotonic() - started < seconds:
+            order = (0, 1) if len(times) % 2 else (1, 0)
+            lap = {which: time_step(steps[which], threads)["both"].clock for which in order}
+            times.append((lap[0], lap[1]))
+    finally:
+        gc.enable()
+    return times
 
 
 def _time_on_cuda(step: Step) -> dict[str, Lap]:

@@ -58,10 +58,13 @@ def error(make, size, aligned):
 
 
 def assert_not_above(plain, ours):
-    """Where both have only the rounding of the logits, the last digit is luck: hence the 5 %."""
+    """Where both have only the rounding of the logits, the last digit is luck: hence the 1 %.
+
+    For the loss, of which that is all, 3 %.
+    """
     assert plain[:2].min() > 0
-    bound = 1.05 * plain
-    bound[0] = max(bound[0], 2)
+    bound = 1.01 * plain
+    bound[0] = max(1.03 * plain[0], 2)
     assert (ours <= bound).all(), f"{ours.tolist()}, plain form {plain.tolist()}"
 
 
