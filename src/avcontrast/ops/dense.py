@@ -21,7 +21,8 @@ from avcontrast.ops._settings import (
 def unit(features: Tensor, dim: int) -> Tensor:
     """Scale to unit length along ``dim``; a vector that counts as zero becomes zero."""
     norm = torch.linalg.vector_norm(features, dim=dim, keepdim=True)
-    return features / torch.where(norm > NORM_EPS, norm, torch.inf)
+    # The backward pass of a product takes half the steps over the features that a quotient's does.
+    return features * torch.where(norm > NORM_EPS, norm, torch.inf).reciprocal()
 
 
 def vectors(audio: Tensor, normalize: bool) -> Tensor:
