@@ -190,13 +190,19 @@ def test_info_nce_equals_the_loops(pooling, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_vectors_give_twice_the_clip_loss(backend):
-    visual, audio = (x.detach() for x in features(9, 7, (1, 1)))
-    visual = visual[:, :, 0, 0]
-    logits = F.normalize(visual) @ F.normalize(audio).T / 0.07
+@pytest.mark.parametrize("d", [7, 12])  # fewer and more numbers a vector than vectors
+def test_vectors_give_twice_the_clip_loss(backend, d):
+    visual, audio = features(9, d, (1, 1))
+    visual = visual.detach()[:, :, 0, 0].requires_grad_()
+    temperature = torch.tensor(0.07, dtype=torch.float64, requires_grad=True)
+    logits = F.normalize(visual) @ F.normalize(audio).T / temperature
     target = torch.arange(9)
     expected = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
-    torch.testing.assert_close(InfoNCE(0.07, backend=backend)(visual, audio), expected)
+    loss = functional.info_nce(visual, audio, temperature, backend=backend)
+    torch.testing.assert_close(loss, expected, **TOLERANCE[torch.float64])
+    inputs = (visual, audio, temperature)
+    for found, wanted in zip(gradients(loss, *inputs), gradients(expected, *inputs)):
+        torch.testing.assert_close(found, wanted, **TOLERANCE[torch.float64])
     suppression = FalseNegativeSuppression(0.07, backend=backend)
     torch.testing.assert_close(
         suppression(visual, audio), suppression(visual[:, :, None, None], audio)

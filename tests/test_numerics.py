@@ -183,6 +183,12 @@ def test_zero_vectors_get_zero_gradients(backend, tiny):
         assert grad_audio.isfinite().all()
         for grad in (grad_visual[2, :, 1, 1], grad_visual[3], grad_audio[4]):
             assert grad.abs().max() == 0
+    vectors = visual.detach()[:, :, 0, 0].requires_grad_()
+    loss, grad_visual, grad_audio = loss_and_gradients(InfoNCE(backend=backend), vectors, audio)
+    assert loss.isfinite()
+    for grad, zero in ((grad_visual, 3), (grad_audio, 4)):
+        assert grad.isfinite().all()
+        assert grad[zero].abs().max() == 0
 
 
 sizes = st.tuples(st.integers(2, 9), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4))

@@ -86,6 +86,11 @@ class Settings(NamedTuple):
         return self.terms != ("tne",)
 
     @property
+    def contrasts_alone(self) -> bool:
+        """Whether no term looks at anything but the cross-modal matrix."""
+        return not (self.suppresses or "tne" in self.terms)
+
+    @property
     def directions(self) -> tuple[str, ...]:
         """In which directions a softmax over the logits is needed."""
         match = "visual_to_audio" if self.anchor == "visual" else "audio_to_visual"

@@ -20,9 +20,14 @@ from avcontrast.ops._settings import (
 
 def unit(features: Tensor, dim: int) -> Tensor:
     """Scale to unit length along ``dim``; a vector that counts as zero becomes zero."""
-    norm = torch.linalg.vector_norm(features, dim=dim, keepdim=True)
     # The backward pass of a product takes half the steps over the features that a quotient's does.
-    return features * torch.where(norm > NORM_EPS, norm, torch.inf).reciprocal()
+    return features * _to_unit(features, dim)
+
+
+def _to_unit(features: Tensor, dim: int) -> Tensor:
+    """Return what scales vectors along ``dim`` to unit length, or to zero."""
+    norm = torch.linalg.vector_norm(features, dim=dim, keepdim=True)
+    return torch.where(norm > NORM_EPS, norm, torch.inf).reciprocal()
 
 
 def vectors(audio: Tensor, normalize: bool) -> Tensor:
@@ -78,11 +83,16 @@ def contrast(
 ) -> list[Tensor]:
     """Return the terms that ``settings`` names, one value a sample; adjacency rows are summed."""
     with without_autocast(visual.device):
-        visual, audio = _prepare(visual, audio, settings.normalize)
+        by_length = _scales_products(visual, audio, settings, peers)
+        visual, audio = _prepare(visual, audio, settings.normalize and not by_length)
         tau = temperature.to(visual.dtype)
         all_audio = gather(audio, peers)
         logits = visual.new_empty(0)
-        if settings.needs_logits:
+        if by_length:
+            vectors = visual.flatten(1)
+            scale = _to_unit(vectors, 1) / tau
+            logits = (vectors @ all_audio.T) * scale * _to_unit(all_audio, 1).T
+        elif settings.needs_logits:
             logits = _logits(visual, all_audio, tau, settings)
         return terms_of(logits, visual, audio, all_audio, tau, settings, peers, ignore)
 
@@ -169,6 +179,21 @@ def _with_positives(
         _positives.losses(logits, positive, negative, direction, form, peers)
         for direction in settings.terms
     ]
+
+
+def _scales_products(visual: Tensor, audio: Tensor, settings: Settings, peers: Peers) -> bool:
+    """Return whether lengths scale the products of vectors, which are then fewer than the numbers.
+
+    Not in a program that is exported for any batch size, which cannot choose.
+    """
+    rows, channels = audio.shape
+    return (
+        settings.normalize
+        and visual.shape[2:].numel() == 1
+        and settings.contrasts_alone
+        and isinstance(rows, int)
+        and rows * peers.size <= channels
+    )
 
 
 def _logits(visual: Tensor, audio: Tensor, tau: Tensor, settings: Settings) -> Tensor:
