@@ -133,8 +133,10 @@ def compute_dtype(visual: Tensor, audio: Tensor) -> torch.dtype:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off, which tensors without data do not have."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """Switch autocast off where it is on; tensors without data do not have it."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

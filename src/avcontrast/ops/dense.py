@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from einops import einsum, rearrange, reduce
+from einops import einsum, reduce
 from torch import Tensor
 
 from avcontrast.distributed import ALONE, Peers, gather, highest, total
@@ -215,7 +215,7 @@ def _prepare(visual: Tensor, audio: Tensor, normalize: bool) -> tuple[Tensor, Te
 
 def prepared_maps(visual: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     """Return maps with a single axis of positions, of unit features if asked for.  [n, d, p]."""
-    visual = rearrange(visual, "b d h w -> b d (h w)").to(dtype)
+    visual = visual.flatten(2).to(dtype)
     if not normalize:
         return visual
     if visual.shape[2] == 1:  # a sum over the last dimension is the faster one
