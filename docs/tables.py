@@ -85,6 +85,23 @@ def product_table(folder: Path) -> str:
     return f"{markdown_table(table, texts=0)}\n\n*512 channels, maps of 7x7; {made}.*"
 
 
+def vector_table(path: Path) -> str:
+    """Return time and memory of vectors beside the form of CLIP, which makes the matrix twice."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["mode"] == "both"]
+    found = {(row["batch"], row["implementation"]): row for row in rows}
+    table = [["batch", "CLIP's form, ms", "`auto`, ms", "of its time", "CLIP's, MB", "`auto`, MB"]]
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        released, ours = found[batch, "released"], found[batch, "auto"]
+        times = float(released["median_ms"]), float(ours["median_ms"])
+        extra = (f"{float(row['extra_bytes']) / 1e6:.1f}" for row in (released, ours))
+        share = f"{times[1] / times[0]:.2f}"
+        table.append([batch, *(f"{time:.1f}" for time in times), share, *extra])
+    one = rows[0]
+    made = f"{one['device_name']}, {one['threads']} thread, PyTorch {one['torch']}, {one['date']}"
+    return f"{markdown_table(table, texts=0)}\n\n*512 channels, fp32; {made}.*"
+
+
 def distributed_tables(path: Path) -> dict[str, str]:
     """Return what each of several processes took, the slowest or largest of them."""
     with path.open(newline="", encoding="utf-8") as file:
@@ -227,6 +244,7 @@ def all_tables() -> dict[str, str]:
     return {
         **benchmark_tables(RESULTS / "loss_cpu.csv"),
         "products": product_table(RESULTS),
+        "vectors": vector_table(RESULTS / "vectors_cpu.csv"),
         **distributed_tables(RESULTS / "distributed_cpu.csv"),
         **data_tables(RESULTS / "data_cpu.csv"),
         **metrics_tables(RESULTS / "metrics_cpu.csv"),
