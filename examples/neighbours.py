@@ -139,20 +139,17 @@ def _table(purities: dict[str, dict[int, float]]) -> str:
     return "\n".join(lines)
 
 
+def run(options: Options) -> None:
+    """Check the options and do everything."""
+    check(options)
+    with writing_to(options.output_dir):
+        list_neighbours(options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
-    try:
-        options = build_parser().read(arguments)
-        check(options)
-        with writing_to(options.output_dir):
-            list_neighbours(options)
-    except UserError as error:
-        print(f"neighbours.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 128 + 2
-    return 0
+    parser = build_parser()
+    return parser.run(run, arguments, "the same command goes on where it stopped")
 
 
 if __name__ == "__main__":
