@@ -21,14 +21,16 @@ from avscenes.models.weights import load_image_weights
 _SLAVC_SCALE = 2.5
 
 
-def load_object_network(path: Path, device: str | torch.device) -> ResNet18:
+def load_object_network(
+    path: Path, device: str | torch.device, option: str = "--object-weights"
+) -> ResNet18:
     """Return the frozen image network with torchvision's ImageNet weights.
 
     Raises:
         UserError: When the file cannot be read or is not a ResNet-18.
     """
     network = ResNet18()
-    load_image_weights(network, path, "--object-weights")
+    load_image_weights(network, path, option)
     return network.requires_grad_(False).to(device).eval()
 
 

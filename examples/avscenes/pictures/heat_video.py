@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -193,12 +194,7 @@ def _canvas(picture: Picture, heat: HeatMaps, number: int, colours: Canvas) -> C
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of a region, two deep, that have a neighbour outside of it."""
-    core = np.pad(inside, 2, mode="edge")
-    for _ in range(2):
-        core = (
-            core[1:-1, 1:-1] & core[:-2, 1:-1] & core[2:, 1:-1] & core[1:-1, :-2] & core[1:-1, 2:]
-        )
-    return inside & ~core
+    return inside & ~binary_erosion(inside, iterations=2, border_value=1)
 
 
 def draw_strip(path: Path, frames: dict[int, Image.Image], heat: HeatMaps, rate: float) -> None:

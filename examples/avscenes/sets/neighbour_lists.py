@@ -97,13 +97,18 @@ def write_neighbours(
     lists = _checked(
         str(path), np.array(list(ids)), image_neighbours.numpy(), audio_neighbours.numpy()
     )
+    write_arrays(
+        path,
+        ids=np.array(lists.ids),
+        image_neighbours=lists.image_neighbours.numpy(),
+        audio_neighbours=lists.audio_neighbours.numpy(),
+    )
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write a NumPy archive, as a whole or not at all."""
     with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            ids=np.array(lists.ids),
-            image_neighbours=lists.image_neighbours.numpy(),
-            audio_neighbours=lists.audio_neighbours.numpy(),
-        )
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _checked(

@@ -84,11 +84,6 @@ class Tested(NamedTuple):
     projected: Vectors | None = None  # beside the features, where the model has projections
 
 
-def part_of_test(count: int, rank: int, world: int) -> range:
-    """Return the rows that a process tests: neighbours, as many as the others or one less."""
-    return range(rank * count // world, (rank + 1) * count // world)
-
-
 def run_part(
     networks: Networks,
     tests: NamedTests,
@@ -107,7 +102,9 @@ def run_part(
     """
     test = tests.labelled
     part = Part([], {}, [])
-    rows = part_of_test(len(tests.names), rank, world)
+    count = len(tests.names)
+    # Neighbours, as many as the other processes test or one less.
+    rows = range(rank * count // world, (rank + 1) * count // world)
     batches = readable_batches(test, rows, batch_size, workers)
     for batch in tqdm(batches, desc="testing", leave=False, disable=True if rank else None):
         part.broken.extend(

@@ -16,18 +16,16 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avscenes.files.errors import UserError
 from avscenes.files.strict import JSON, read_file
-from avscenes.files.whole_files import whole_file, write_json
-from avscenes.models.encoders import ResNet18
-from avscenes.models.object_maps import enlarged
+from avscenes.files.whole_files import write_json
+from avscenes.models.object_maps import enlarged, load_object_network
 from avscenes.models.vectors import pooled
-from avscenes.models.weights import load_image_weights
 from avscenes.scenes.scene import make_scenes
 from avscenes.sets.annotated import Sample, labelled_set
 from avscenes.sets.clips import Skipped, clips_in
 from avscenes.sets.ids import one_spelling
 from avscenes.sets.labelled import LabelledSet
 from avscenes.sets.loaders import DATA_SEED
-from avscenes.sets.neighbour_lists import write_neighbours
+from avscenes.sets.neighbour_lists import write_arrays, write_neighbours
 from avscenes.sets.own import read_labels
 from avscenes.sets.readable import readable_batches
 from avscenes.sets.scene_pairs import scene_test_set
@@ -93,9 +91,7 @@ def load_image_network(path: Path, device: str) -> Callable[[Tensor], Tensor]:
     Raises:
         UserError: When the file cannot be read or is not a ResNet-18.
     """
-    network = ResNet18()
-    load_image_weights(network, path)
-    network.to(device).eval()
+    network = load_object_network(path, device, "--image-weights")
     return lambda images: network(enlarged(images.to(device))).mean(dim=(2, 3))
 
 
@@ -164,7 +160,7 @@ def encode(
                     if encoders.sound is not None:
                         vectors = encoders.sound(batch.spectrograms)
                         found["sound"].append(vectors.float().cpu().numpy())
-            _write_arrays(
+            write_arrays(
                 path,
                 rows=np.array(kept, dtype=np.int64),
                 broken=np.array([row for row, _ in broken], dtype=np.int64),
@@ -228,7 +224,7 @@ def search(
             path = folder / f"{kind}-{block.start:09d}.npz"
             if not path.exists():
                 found = nearest(features, block, k, columns=columns)
-                _write_arrays(path, lists=found.cpu().numpy().astype(np.int32))
+                write_arrays(path, lists=found.cpu().numpy().astype(np.int32))
             with np.load(path) as arrays:
                 lists[block.start : block.stop] = torch.from_numpy(arrays["lists"])
             bar.update(len(block))
@@ -240,7 +236,7 @@ def write_lists(path: Path, names: list[str], lists: dict[str, Tensor]) -> None:
     if "sound" in lists:
         write_neighbours(path, names, lists["image"], lists["sound"])
     else:
-        _write_arrays(path, ids=np.array(names), image_neighbours=lists["image"].numpy())
+        write_arrays(path, ids=np.array(names), image_neighbours=lists["image"].numpy())
 
 
 def _blocks(count: int, size: int) -> list[range]:
@@ -249,8 +245,3 @@ def _blocks(count: int, size: int) -> list[range]:
 
 def _features_path(folder: Path, rows: range) -> Path:
     return folder / f"features-{rows.start:09d}.npz"
-
-
-def _write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
