@@ -11,10 +11,10 @@ import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from torch import Tensor
-from torch.nn import functional as F
 
 from avcontrast import functional, metrics
 from avcontrast.plots import as_picture, prediction_cut, show_map
+from avscenes.models.vectors import pooled
 from avscenes.pictures import style
 from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.overlays import draw_truth, legend, shorten
@@ -168,10 +168,9 @@ def draw_adjacency(
     """Draw the three row-wise softmax matrices of FNAC for a batch, ordered by class."""
     places = _ordered_by_class(labels)
     visual, audio, labels = features.visual[places], features.audio[places], labels[places]
-    pooled = F.normalize(visual, dim=1).mean(dim=(-2, -1))
     matrices = {
         "audio adjacency": functional.adjacency(audio, temperature),
-        "visual adjacency": functional.adjacency(pooled, temperature, normalize=False),
+        "visual adjacency": functional.adjacency(pooled(visual), temperature, normalize=False),
         "cross-modal match": (functional.max_similarity(visual, audio) / temperature).softmax(1),
     }
     edges = ((labels[1:] != labels[:-1]).nonzero().flatten() + 0.5).tolist()

@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from small_sets import truncate
 from video_files import write_video
 
 from avscenes.media.streams import in_words
@@ -126,9 +127,7 @@ def test_pictures_that_start_late_have_their_own_middle(tmp_path, suffix):
 
 def test_a_file_cut_short_does_not_get_another_middle(tmp_path):
     streams = [("video", 0, 4, True), ("audio", 0, 4, True), ("subtitle", 5, 6, False)]
-    path = write(tmp_path / "cut.mkv", streams)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(0.3 * len(content))])
+    path = truncate(write(tmp_path / "cut.mkv", streams), 0.3)
     with pytest.raises(ValueError, match=r"the video stops at .* before its middle at [23]\.\d s"):
         read_frame(path)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image
+from small_sets import write_sound
 
 from avscenes.files.errors import UserError
 from avscenes.sets.annotated import annotated_set, labelled_set
@@ -18,11 +18,6 @@ def write_png(path, image):
     image.save(path)
 
 
-def write_sound(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.sin(np.arange(8_000)) / 2, 16_000)
-
-
 def square(number):
     pixels = np.zeros((224, 224), np.uint8)
     pixels[: 10 * number, : 10 * number] = 1
@@ -36,7 +31,7 @@ def test_s4_has_five_frames_with_their_masks(tmp_path):
         write_png(tmp_path / f"visual_frames/test/dog/first/first_{number}.png", frame)
         mask = Image.fromarray(square(number) * 255).convert("1")
         write_png(tmp_path / f"gt_masks/test/dog/first/first_{number}.png", mask)
-    write_sound(tmp_path / "audio_wav/test/dog/first.wav")
+    write_sound(tmp_path / "audio_wav/test/dog/first.wav", 1)
     samples = avsbench_samples(tmp_path, read_split("--test-list", tmp_path / "s4.csv", "test"))
     data, skipped = annotated_set(samples, workers=1)
     assert skipped == []
@@ -59,7 +54,7 @@ def test_ms3_masks_hold_numbers_of_objects(tmp_path):
         pixels[200:, 200:] = 2
         mask = Image.fromarray(pixels if number > 1 else np.zeros_like(pixels), "L").convert("P")
         write_png(tmp_path / f"gt_masks/test/third/third_{number}.png", mask)
-    write_sound(tmp_path / "audio_wav/test/third.wav")
+    write_sound(tmp_path / "audio_wav/test/third.wav", 1)
     (tmp_path / "gt_masks/test/third/third_4.png").unlink()
     broken = tmp_path / "gt_masks/test/third/third_5.png"
     broken.write_bytes(broken.read_bytes()[:60])
@@ -79,8 +74,8 @@ def test_a_video_counts_once_and_its_id_may_have_an_ending(tmp_path):
     (tmp_path / "s4.csv").write_text(
         "name, category, split\nfirst.mp4,dog,test\nfirst.mp4,dog, test\nfirst.mp4,cat,train\n"
     )
-    write_sound(tmp_path / "audio_wav/test/dog/first.wav")
-    write_sound(tmp_path / "audio_wav/test/first.wav")
+    write_sound(tmp_path / "audio_wav/test/dog/first.wav", 1)
+    write_sound(tmp_path / "audio_wav/test/first.wav", 1)
     videos = read_split("--test-list", tmp_path / "s4.csv", "test")
     for several in (False, True):
         samples = avsbench_samples(tmp_path, videos, several=several)
