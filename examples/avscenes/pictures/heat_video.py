@@ -194,7 +194,8 @@ def _canvas(picture: Picture, heat: HeatMaps, number: int, colours: Canvas) -> C
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of a region, two deep, that have a neighbour outside of it."""
-    return inside & ~binary_erosion(inside, iterations=2, border_value=1)
+    core: NDArray[np.bool_] = binary_erosion(inside, iterations=2, border_value=1)
+    return inside & ~core
 
 
 def draw_strip(path: Path, frames: dict[int, Image.Image], heat: HeatMaps, rate: float) -> None:
