@@ -105,10 +105,8 @@ def _own_sound(path: Path, index: int, start: float, end: float) -> Sound:
     with open_file(path) as container:
         stream = stream_at(container, index)
         rate = stream.rate if stream.rate in _RATES else _RATES[-1]
-        channels = min(2, stream.channels)
-    return sound_between(
-        path, index, start, end, from_start=True, rate=rate, channels=max(1, channels)
-    )
+        channels = max(1, min(2, stream.channels))
+    return sound_between(path, index, start, end, from_start=True, rate=rate, channels=channels)
 
 
 def _aligned(sound: Sound, start: float, seconds: float) -> NDArray[np.int16]:

@@ -14,17 +14,14 @@ from avcontrast import functional
 from avcontrast.plots import Picture, show_map
 from avscenes.files.errors import UserError, reason_of
 from avscenes.files.whole_files import whole_file
-from avscenes.media import audio
-from avscenes.media.augmentation import scale_images
-from avscenes.media.images import IMAGE_SIZE, load_frame, plain_frame, squeezed
-from avscenes.media.spectrogram import published_spectrogram
+from avscenes.media.audio import load_wave
+from avscenes.media.images import IMAGE_SIZE, load_frame, squeezed
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps
 from avscenes.pictures import style
 from avscenes.pictures.overlays import bare, shorten
-from avscenes.scenes.scene import SIZE
 from avscenes.testing.settings import OnePair
-from avscenes.testing.towers import scene_sound
+from avscenes.testing.towers import as_fed, trained_towers
 from avscenes.training.trained import Trained
 
 _LONGEST = 640
@@ -38,14 +35,14 @@ def draw_pair(trained: Trained, object_network: ResNet18 | None, pair: OnePair) 
     """
     frame = _read_image(pair.image)
     wave = _read_sound(pair.sound)
-    scenes = trained.settings.dataset == "synthetic"
-    image = scale_images(squeezed(frame, SIZE)) if scenes else plain_frame(frame)
-    spectrogram = scene_sound(wave) if scenes else published_spectrogram(wave, audio.SAMPLE_RATE)
+    towers = trained_towers(trained)
+    images = squeezed(frame, towers.image_size)[None]
     with torch.no_grad():
-        images = image[None].to(pair.device)
-        seen = trained.visual(images).float()
-        heard = trained.audio(spectrogram.float()[None, None].to(pair.device)).float()
-        things = None if object_network is None else object_maps(object_network, images).float()
+        seen, heard = towers.visual(images).float(), towers.audio(wave[None]).float()
+        things = None
+        if object_network is not None:
+            pixels = as_fed(trained, images).to(pair.device)
+            things = object_maps(object_network, pixels).float()
     cosines = functional.localization_map(seen, heard)
     heats = heat_maps(
         cosines,
@@ -76,7 +73,7 @@ def _read_sound(path: Path) -> Tensor:
     if not path.is_file():
         raise UserError(f"--sound: cannot read {path}: No such file or directory")
     try:
-        return audio.load_wave(path)
+        return load_wave(path)
     except Exception as error:
         raise UserError(f"--sound: cannot read {path}: {reason_of(error)}") from error
 

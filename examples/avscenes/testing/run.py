@@ -18,7 +18,7 @@ from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps, stretch
 from avscenes.models.vectors import Projections
 from avscenes.sets.annotated import nothing_left
-from avscenes.sets.clips import Skipped, Unusable
+from avscenes.sets.clips import Skipped, Unusable, too_many
 from avscenes.sets.readable import Batch, readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
 from avscenes.testing.retrieval import Features, Vectors, pair_ranks
@@ -201,11 +201,8 @@ def whole_test(
     skipped = tests.skipped + [entry for part in parts for entry in part.broken]
     count = len(tests.names) + len(tests.skipped)
     if len(skipped) > _most_broken(tests, max_missing):
-        raise Unusable(
-            f"--test-root: {len(skipped)} of {count} test clips cannot be used, more than "
-            f"--max-missing {max_missing:g}; first {skipped[0].clip}: {skipped[0].reason}",
-            skipped,
-        )
+        message = too_many("--test-root", "test clips", count, skipped, max_missing)
+        raise Unusable(message, skipped)
     batches = [batch for part in parts for batch in part.batches]
     rows = [row for batch in batches for row in batch.rows]
     visible = tests.labelled.visible[rows]

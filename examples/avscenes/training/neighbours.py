@@ -30,7 +30,7 @@ from avscenes.sets.own import read_labels
 from avscenes.sets.readable import readable_batches
 from avscenes.sets.scene_pairs import scene_test_set
 from avscenes.training.data import ids_to_train_on
-from avscenes.training.nearest import COLUMNS, ROWS, nearest
+from avscenes.training.nearest import ROWS, nearest
 from avscenes.training.settings import Settings
 from avscenes.training.trained import Trained
 
@@ -50,11 +50,6 @@ class Encoders(NamedTuple):
 
     image: Callable[[Tensor], Tensor]
     sound: Callable[[Tensor], Tensor] | None
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What there will be lists of."""
-        return ("image",) if self.sound is None else ("image", "sound")
 
 
 def read_samples(settings: Settings, labels: Path | None) -> Samples:
@@ -198,15 +193,7 @@ def unit_features(folder: Path, samples: Samples, kind: str) -> Tensor:
     return features
 
 
-def search(
-    folder: Path,
-    kind: str,
-    features: Tensor,
-    k: int,
-    *,
-    rows: int = ROWS,
-    columns: int = COLUMNS,
-) -> Tensor:
+def search(folder: Path, kind: str, features: Tensor, k: int, *, rows: int = ROWS) -> Tensor:
     """Return the `k` nearest others of each sample, int64 [n, k]; blocks that are there are kept.
 
     Args:
@@ -215,7 +202,6 @@ def search(
         features: Vectors of unit length, [n, d].
         k: Number of neighbours, below n.
         rows: Number of samples in a block.
-        columns: Number of samples that they are compared with at a time.
     """
     count = len(features)
     lists = torch.empty(count, k, dtype=torch.int64)
@@ -223,7 +209,7 @@ def search(
         for block in _blocks(count, rows):
             path = folder / f"{kind}-{block.start:09d}.npz"
             if not path.exists():
-                found = nearest(features, block, k, columns=columns)
+                found = nearest(features, block, k)
                 write_arrays(path, lists=found.cpu().numpy().astype(np.int32))
             with np.load(path) as arrays:
                 lists[block.start : block.stop] = torch.from_numpy(arrays["lists"])

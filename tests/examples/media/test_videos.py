@@ -5,13 +5,9 @@ import pytest
 import soundfile
 from PIL import Image
 from small_sets import truncate
-from video_files import turn_upright, write_video
+from video_files import brightness, turn_upright, write_video
 
 from avscenes.media.videos import SAMPLE_RATE, encode_jpeg, encode_wav, read_frame, read_sound
-
-
-def brightness(image):
-    return np.asarray(image)[:, image.width // 2 :].mean()
 
 
 @pytest.mark.parametrize(
