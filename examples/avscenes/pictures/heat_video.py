@@ -34,6 +34,7 @@ from avscenes.testing.towers import Towers, check_encoded
 _LONGEST = {".mp4": 640, ".gif": 400}
 _GIF_RATE = Fraction(10)
 _IN_STRIP = 6
+_OUTLINED = 0.25  # of all maps together, those of highest values
 # Of the map over the grey image, as in all pictures.
 _ALPHA, _BRIGHTEST = 0.6, 1.3
 # Pixels of the progress bar, and of the colours beside the frame, which need some height.
@@ -50,16 +51,13 @@ class HeatMaps(NamedTuple):
 
 
 @torch.no_grad()
-def video_maps(
-    towers: Towers, footage: Footage, *, batch_size: int = 32, share: float = 0.25
-) -> HeatMaps:
+def video_maps(towers: Towers, footage: Footage, *, batch_size: int = 32) -> HeatMaps:
     """Return the map of each frame with the sound around it.
 
     Args:
         towers: What encodes them.
         footage: The video.
         batch_size: Frames that are encoded at a time.
-        share: Of all maps together that is outlined, those of highest values.
 
     Raises:
         ValueError: When no frame can be decoded, or the towers make no maps or no vectors.
@@ -80,7 +78,7 @@ def video_maps(
         raise ValueError(f"no frame of {footage.path} can be decoded")
     maps = torch.cat(parts)
     low, high = maps.min().item(), maps.max().item()
-    cut = np.quantile(maps.numpy(), 1 - share).item()
+    cut = np.quantile(maps.numpy(), 1 - _OUTLINED).item()
     return HeatMaps(maps, low, max(high, low + 1e-6), cut)
 
 

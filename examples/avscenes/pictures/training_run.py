@@ -66,6 +66,7 @@ def draw_learning_curves(
     The first `warmup_epochs` are shaded; give 0 where no other term joins the contrastive one.
     """
     epochs = [row["epoch"] + 1 for row in history]
+    marker = "o" if len(epochs) < 3 else ""  # of a run that is too short to be a line
     terms = [term for term in _CURVES if f"train_{term}" in history[0]]
     panels = len(terms) + 3
     columns = 3 if panels == 6 else 4
@@ -81,7 +82,7 @@ def draw_learning_curves(
                 ("validation", style.VERMILION, "held-out pairs"),
             ):
                 values = [row[f"{stage}_{term}"] for row in history]
-                axis.plot(epochs, values, color=colour, label=label, marker=_marker(epochs))
+                axis.plot(epochs, values, color=colour, label=label, marker=marker)
             axis.set_title(title)
         for column, title in (
             ("validation_pair_recall_5", "held-out pair recall@5"),
@@ -89,7 +90,7 @@ def draw_learning_curves(
         ):
             axis = next(axes)
             values = [row[column] for row in history]
-            axis.plot(epochs, values, color=style.INK, marker=_marker(epochs))
+            axis.plot(epochs, values, color=style.INK, marker=marker)
             axis.set_title(title)
             axis.set_ylim(bottom=0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -105,11 +106,6 @@ def draw_learning_curves(
             handles.append(Rectangle((0, 0), 1, 1, color="#e4e4e4"))
             labels.append("warm-up, contrastive term alone")
         last.legend(handles, labels, loc="center left", fontsize=10)
-
-
-def _marker(epochs: list[float]) -> str:
-    """Mark the points of a run that is too short to be a line."""
-    return "o" if len(epochs) < 3 else ""
 
 
 def draw_localisation(path: Path, tests: NamedTests, tested: Tested, name: str) -> None:

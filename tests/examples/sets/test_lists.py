@@ -31,7 +31,8 @@ def test_clips_have_the_published_shapes_and_the_crop_is_seeded(tmp_path, make_c
 
 
 def test_unusable_clips_are_named_with_their_reason(tmp_path, make_clip):
-    for clip in ("good", "no-frame", "no-sound", "cut-frame", "text-sound", "empty", "infinite"):
+    clips = ["good", "no-frame", "no-sound", "cut-frame", "text-sound", "empty", "infinite"]
+    for clip in clips:
         make_clip(tmp_path, clip, size=(64, 64))
     (tmp_path / "frames" / "no-frame.jpg").unlink()
     (tmp_path / "audio" / "no-sound.wav").unlink()
@@ -42,7 +43,6 @@ def test_unusable_clips_are_named_with_their_reason(tmp_path, make_clip):
     soundfile.write(
         tmp_path / "audio" / "infinite.wav", np.full(100, np.inf), 16_000, subtype="FLOAT"
     )
-    clips = ["good", "no-frame", "no-sound", "cut-frame", "text-sound", "empty", "infinite"]
     skipped = check_files("train", clips_in(tmp_path, clips), workers=2)
     assert [entry.clip for entry in skipped] == clips[1:]
     reasons = {entry.clip: entry.reason for entry in skipped}
