@@ -146,8 +146,7 @@ def run(options: Options) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
-    parser = build_parser()
-    return parser.run(run, arguments, "the same command goes on where it stopped")
+    return build_parser().run(run, arguments, "the same command goes on where it stopped")
 
 
 if __name__ == "__main__":

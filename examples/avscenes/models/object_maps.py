@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avcontrast import metrics
-from avcontrast.metrics import Protocol
 from avscenes.media.images import IMAGE_SIZE
 from avscenes.models.encoders import ResNet18
 from avscenes.models.weights import load_image_weights
@@ -75,7 +74,7 @@ def heat_maps(
     Returns:
         `model`, and `ogl` and `mix`, [b, size, size] each.
     """
-    rules: Protocol = metrics.PROTOCOLS[protocol]
+    rules = metrics.PROTOCOLS[protocol]
     model = metrics.upsample(cosines, size, rules.mode, rules.align_corners)
     absolute = mixes_absolute(protocol)
     if absolute:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avcontrast import functional
 from avcontrast.plots import Picture, show_map
-from avscenes.files.errors import UserError, reason_of
+from avscenes.files.errors import reading
 from avscenes.files.whole_files import whole_file
 from avscenes.media.audio import load_wave
 from avscenes.media.images import IMAGE_SIZE, load_frame, squeezed
@@ -33,8 +33,12 @@ def draw_pair(trained: Trained, object_network: ResNet18 | None, pair: OnePair) 
     Raises:
         UserError: When one of the files cannot be read.
     """
-    frame = _read_image(pair.image)
-    wave = _read_sound(pair.sound)
+    with reading("--image", pair.image):
+        frame = load_frame(pair.image)
+    with reading("--sound", pair.sound):
+        if not pair.sound.is_file():  # of which libsndfile says less
+            raise FileNotFoundError("No such file or directory")
+        wave = load_wave(pair.sound)
     towers = trained_towers(trained)
     images = squeezed(frame, towers.image_size)[None]
     with torch.no_grad():
@@ -59,23 +63,6 @@ def draw_pair(trained: Trained, object_network: ResNet18 | None, pair: OnePair) 
     names = [shorten(path.stem, 20) for path in (pair.sound, pair.image)]
     title = "Where {} comes from in {}".format(*names)
     _draw(pair.output, frame, {k: heat[0].cpu() for k, heat in named.items()}, title)
-
-
-def _read_image(path: Path) -> Image.Image:
-    try:
-        return load_frame(path)
-    except Exception as error:
-        # Decoders raise whatever a broken file makes them trip over.
-        raise UserError(f"--image: cannot read {path}: {reason_of(error)}") from error
-
-
-def _read_sound(path: Path) -> Tensor:
-    if not path.is_file():
-        raise UserError(f"--sound: cannot read {path}: No such file or directory")
-    try:
-        return load_wave(path)
-    except Exception as error:
-        raise UserError(f"--sound: cannot read {path}: {reason_of(error)}") from error
 
 
 def _draw(path: Path, frame: Image.Image, heats: dict[str, Tensor], title: str) -> None:

@@ -75,7 +75,6 @@ def draw_learning_curves(
         figure.suptitle(f"Learning curves ({name})", x=0.012, ha="left")
         axes = figure.subplots(lines, columns).flat
         for term in terms:
-            title = _CURVES[term]
             axis = next(axes)
             for stage, colour, label in (
                 ("train", style.BLUE, "training"),
@@ -83,7 +82,7 @@ def draw_learning_curves(
             ):
                 values = [row[f"{stage}_{term}"] for row in history]
                 axis.plot(epochs, values, color=colour, label=label, marker=marker)
-            axis.set_title(title)
+            axis.set_title(_CURVES[term])
         for column, title in (
             ("validation_pair_recall_5", "held-out pair recall@5"),
             ("learning_rate", "learning rate"),
