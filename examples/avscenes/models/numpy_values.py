@@ -63,6 +63,7 @@ def _scalar(kind: object, values: bytes) -> object:
     return np.frombuffer(values, numbers.dtype)[0] if values else numbers[0]
 
 
+_Kind.__name__, _Array.__name__ = "dtype", "ndarray"  # as errors are to say
 # By the names in a file; NumPy 1 and 2 keep the same functions in different places.
 NUMPY_VALUES: list[Any] = [
     (_Kind, "numpy.dtype"),

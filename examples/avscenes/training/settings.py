@@ -26,7 +26,7 @@ from avscenes.files.strict import (
 from avscenes.media.transforms import TRANSFORMS
 from avscenes.models.encoders import MAP_STRIDES, NORMS
 
-# Losses of these have contrasts of their own.
+# Losses that have contrasts of their own.
 OTHER_METHODS = ("lvs", "hardpos", "alignment")
 LOSSES = {
     # name: which of the three adjacency terms are switched on, as (fns_audio, fns_visual, tne)
