@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from avscenes.files.errors import UserError
 from avscenes.files.strict import File, option
 from avscenes.options.parser import ModelParser
 from avscenes.sets.vggss import read_annotations
@@ -34,24 +33,21 @@ class Options(BaseModel, strict=True, frozen=True):
     seed: int = option(0, "of the random maps")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; 2 for wrong usage."""
-    description = "Compute from boxes alone what a localisation score has to be compared with."
-    settings = ModelParser(Options, "baselines.py", description).read(arguments)
-    try:
-        annotations = chosen(read_annotations(settings.annotations), settings.test_list)
-        # First, because it takes no time.
-        shared = settings.train_list and overlap(settings.train_list, list(annotations))
-        findings = find(annotations, list(dict.fromkeys(settings.protocols)), settings.seed)
-    except UserError as error:
-        print(f"baselines.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + 2
+def compute(settings: Options) -> None:
+    """Print everything."""
+    annotations = chosen(read_annotations(settings.annotations), settings.test_list)
+    # First, because it takes no time.
+    shared = settings.train_list and overlap(settings.train_list, list(annotations))
+    findings = find(annotations, list(dict.fromkeys(settings.protocols)), settings.seed)
     print(report(annotations, findings))
     if shared:
         print(f"\n{shared}")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; 2 for wrong usage."""
+    description = "Compute from boxes alone what a localisation score has to be compared with."
+    return ModelParser(Options, "baselines.py", description).run(compute, arguments)
 
 
 if __name__ == "__main__":

@@ -126,25 +126,21 @@ def _object_network(options: Options) -> ResNet18 | None:
     return load_object_network(options.object_weights, options.device)
 
 
+def run(options: Options) -> None:
+    """Do what the options ask for."""
+    check(options)
+    given = options.model_dump(exclude_none=True)
+    if options.video is not None:
+        draw_video(OneVideo.model_validate(given))
+    elif options.image is not None:
+        draw_one(OnePair.model_validate(given))
+    else:
+        evaluate(options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
-    try:
-        options = build_parser().read(arguments)
-        check(options)
-        given = options.model_dump(exclude_none=True)
-        if options.video is not None:
-            draw_video(OneVideo.model_validate(given))
-        elif options.image is not None:
-            draw_one(OnePair.model_validate(given))
-        else:
-            evaluate(options)
-    except UserError as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 128 + 2
-    return 0
+    return build_parser().run(run, arguments, "nothing was written")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from avscenes.files.errors import UserError
 from avscenes.files.output import writing_to
 from avscenes.files.whole_files import write_json
 from avscenes.options.neighbours import RESULT, Options, build_parser, check, complete
+from avscenes.sets.clips import too_many
 from avscenes.testing.results import LEFT_OUT, write_left_out
 from avscenes.training.nearest import best_purity, chance_purity, purity
 from avscenes.training.neighbours import (
@@ -81,16 +82,13 @@ def list_neighbours(options: Options) -> None:
     if skipped:
         listed = write_left_out(output, skipped)
         if len(skipped) > settings.max_missing * len(samples.names):
-            clip, reason = skipped[0].clip, skipped[0].reason
-            raise UserError(
-                f"--data-root: {len(skipped)} of {len(samples.names)} clips cannot be used, more "
-                f"than --max-missing {settings.max_missing:g}; first {clip}: {reason}; the list: "
-                f"{listed}"
-            )
+            count, most = len(samples.names), settings.max_missing
+            message = too_many("--data-root", "clips", count, skipped, most)
+            raise UserError(f"{message}; the list: {listed}")
     check_count(options.k, len(rows))
     lists = {
         kind: search(parts, kind, unit_features(parts, samples, kind).to(options.device), options.k)
-        for kind in encoders.kinds
+        for kind in (("image",) if encoders.sound is None else ("image", "sound"))
     }
     names = [samples.names[row] for row in rows.tolist()]
     purities = _purities(lists, samples, rows)
@@ -139,20 +137,16 @@ def _table(purities: dict[str, dict[int, float]]) -> str:
     return "\n".join(lines)
 
 
+def run(options: Options) -> None:
+    """Check the options and do everything."""
+    check(options)
+    with writing_to(options.output_dir):
+        list_neighbours(options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
-    try:
-        options = build_parser().read(arguments)
-        check(options)
-        with writing_to(options.output_dir):
-            list_neighbours(options)
-    except UserError as error:
-        print(f"neighbours.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 128 + 2
-    return 0
+    return build_parser().run(run, arguments, "the same command goes on where it stopped")
 
 
 if __name__ == "__main__":

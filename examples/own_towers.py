@@ -132,8 +132,9 @@ def train(pair: Pair, clips: RawPairs, epochs: int, batch_size: int, lr: float) 
         print(f"epoch {epoch + 1}: loss {total / len(loader):.3f}", flush=True)
 
 
-def run(pair: Pair, options: Options) -> None:
+def run(options: Options) -> None:
     """Train on the clips of a folder, evaluate on those held out, and draw over a video."""
+    pair = load_pair(options.image_model, options.audio_model)
     root, output = options.clips, options.output_dir
     check_free("--output-dir", output)
     check_layout("--clips", root, ())
@@ -178,15 +179,7 @@ def run(pair: Pair, options: Options) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line and return the exit status."""
     description = "Train, evaluate and look at a ViT and an AST of Hugging Face."
-    options = ModelParser(Options, "own_towers.py", description).read(arguments)
-    try:
-        run(load_pair(options.image_model, options.audio_model), options)
-    except UserError as error:
-        print(f"own_towers.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + 2
-    return 0
+    return ModelParser(Options, "own_towers.py", description).run(run, arguments)
 
 
 if __name__ == "__main__":

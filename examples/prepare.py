@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from avscenes.files.errors import UserError
 from avscenes.files.strict import Count, File, option
 from avscenes.options.parser import ModelParser
 from avscenes.sets.preparation import SILENT, Failure, Note, Summary, prepare
@@ -63,21 +62,18 @@ def report(summary: Summary, out: Path) -> str:
     return "\n".join(lines)
 
 
+def run(settings: Options) -> int:
+    """Prepare the videos and say what came of it; 1 when some failed."""
+    summary = prepare(settings.videos, settings.out, settings.workers)
+    print(report(summary, settings.out))
+    return 1 if summary.failures else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 0 when all is done, 1 when some failed, 2 for wrong usage."""
     description = "Make frames/ID.jpg and audio/ID.wav from video files."
     parser = ModelParser(Options, "prepare.py", description, positional=("videos", "out"))
-    settings = parser.read(arguments)
-    try:
-        summary = prepare(settings.videos, settings.out, settings.workers)
-    except UserError as error:
-        print(f"prepare.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 128 + 2
-    print(report(summary, settings.out))
-    return 1 if summary.failures else 0
+    return parser.run(run, arguments, "the same command goes on where it stopped")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from itertools import chain
 
 import evaluate
 import torch
@@ -21,18 +22,10 @@ MASKS = ["avsbench-s4", "avsbench-ms3", "is3-masks"]
 
 
 def run(checkpoint, dataset, options, *more):
-    words = [word for option in options.items() for word in option]
     common = ["--workers", 0, "--max-missing", 0.5, "--device", "cpu", "--batch-size", 4]
+    words = ["--checkpoint", checkpoint, "--dataset", dataset, *chain(*options.items()), *common]
     try:
-        return evaluate.main(
-            [
-                str(word)
-                for word in (
-                    *("--checkpoint", checkpoint, "--dataset", dataset),
-                    *(*words, *common, *more),
-                )
-            ]
-        )
+        return evaluate.main([str(word) for word in (*words, *more)])
     except SystemExit as stop:
         return stop.code
 
@@ -82,12 +75,8 @@ def truth_of(dataset, names, root):
         masks = {path.stem: path for path in root.rglob("gt_*/**/*.png")}
         return torch.stack([load_mask(masks[name]) for name in names])
     if "flickr" in dataset:
-        return torch.stack(
-            [
-                metrics.ground_truth_map(read_boxes(root / "boxes" / f"{name}.xml"), 224, 2)
-                for name in names
-            ]
-        )
+        found = [read_boxes(root / "boxes" / f"{name}.xml") for name in names]
+        return torch.stack([metrics.ground_truth_map(boxes, 224, 2) for boxes in found])
     if dataset == "is3":
         entries = json.loads((root / "is3.json").read_text())
         boxes = {e["image"][5:-4]: [[v / 224 for v in e["gt_box"]]] for e in entries}

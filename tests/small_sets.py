@@ -41,9 +41,10 @@ def write_sound(path, number):
     soundfile.write(path, 0.3 * np.sum(tones, axis=0), 16_000)
 
 
-def truncate(path):
-    """Cut a file in the middle."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def truncate(path, share=0.5):
+    """Keep this share of a file, its beginning."""
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    return path
 
 
 def write_vggsound(root):

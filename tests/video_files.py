@@ -2,6 +2,11 @@ import av
 import numpy as np
 
 
+def brightness(image):
+    """Return how bright the right half of an image is, which has no bar."""
+    return np.asarray(image)[:, image.width // 2 :].mean()
+
+
 def turn_upright(path):
     """Set the matrix of the video that a phone writes which is held upright."""
     content = bytearray(path.read_bytes())

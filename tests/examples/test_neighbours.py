@@ -107,11 +107,11 @@ def test_a_search_that_was_stopped_goes_on(tmp_path, monkeypatch):
     features = tied_features(50)
     searched = []
 
-    def stopping(features, rows, k, *, columns):
+    def stopping(features, rows, k):
         if len(searched) == 3:
             raise KeyboardInterrupt
         searched.append(rows.start)
-        return nearest(features, rows, k, columns=columns)
+        return nearest(features, rows, k)
 
     monkeypatch.setattr(parts, "nearest", stopping)
     with pytest.raises(KeyboardInterrupt):

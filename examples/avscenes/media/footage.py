@@ -60,7 +60,8 @@ class Footage(NamedTuple):
                     yield image
                     number += 1
                 if frame is not None:
-                    shown, image, end = frame, None, frame.time + _length(frame, self.rate)
+                    length = float((frame.duration or 0) * frame.time_base) or float(1 / self.rate)
+                    shown, image, end = frame, None, frame.time + length
 
     def _at(self, number: int) -> float:
         return self.start + float(number / self.rate)
@@ -76,10 +77,6 @@ class Footage(NamedTuple):
         begins = (np.round(times * SAMPLE_RATE) - length // 2).astype(int)
         begins = begins.clip(0, len(self.heard) - length)
         return np.stack([self.heard[begin : begin + length] for begin in begins])
-
-
-def _length(frame: Any, rate: Fraction) -> float:  # noqa: ANN401
-    return float((frame.duration or 0) * frame.time_base) or float(1 / rate)
 
 
 def _first_frame(path: Path, index: int) -> tuple[int, float, Fraction]:
@@ -105,10 +102,8 @@ def _own_sound(path: Path, index: int, start: float, end: float) -> Sound:
     with open_file(path) as container:
         stream = stream_at(container, index)
         rate = stream.rate if stream.rate in _RATES else _RATES[-1]
-        channels = min(2, stream.channels)
-    return sound_between(
-        path, index, start, end, from_start=True, rate=rate, channels=max(1, channels)
-    )
+        channels = max(1, min(2, stream.channels))
+    return sound_between(path, index, start, end, from_start=True, rate=rate, channels=channels)
 
 
 def _aligned(sound: Sound, start: float, seconds: float) -> NDArray[np.int16]:

@@ -125,13 +125,10 @@ def _alpha(image: Image.Image) -> NDArray[np.uint8] | None:
     else:
         return None
     some = alpha.min() == 0 < alpha.max()
-    # An image that is transparent all over has no objects, unless colours tell them apart.
-    return alpha if some or (alpha.max() == 0 and _of_one_colour(image)) else None
-
-
-def _of_one_colour(image: Image.Image) -> bool:
     colours = _values(image)
-    return bool((colours == colours[:1, :1]).all())
+    # An image that is transparent all over has no objects, unless colours tell them apart.
+    none = alpha.max() == 0 and (colours == colours[:1, :1]).all()
+    return alpha if some or none else None
 
 
 def _values(image: Image.Image) -> NDArray[np.generic]:
@@ -165,10 +162,6 @@ def normalised(images: Tensor) -> Tensor:
     return (images.float() / 255 - _MEAN) / _DEVIATION
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    return normalised(_as_tensor(image))
-
-
 def plain_frame(image: Image.Image) -> Tensor:
     """Return an image squeezed to 224 x 224 and normalised, [3, 224, 224]."""
     return normalised(squeezed(image))
@@ -188,5 +181,6 @@ def augmented_frame(image: Image.Image, generator: torch.Generator) -> Tensor:
         min((x + IMAGE_SIZE) * across, image.width),
         min((y + IMAGE_SIZE) * down, image.height),
     )
-    pixels = _pixels(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box))
+    crop = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box)
+    pixels = normalised(_as_tensor(crop))
     return pixels.flip(-1) if torch.rand((), generator=generator) < 0.5 else pixels

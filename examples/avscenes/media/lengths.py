@@ -5,7 +5,6 @@ A sound that was cut short would otherwise be taken for a shorter one, with anot
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -61,7 +60,7 @@ def missing_bytes(path: Path) -> int:
 
     Zero where the header does not say, or is of a kind that has no such size.
     """
-    length = os.path.getsize(path)
+    length = path.stat().st_size
     with path.open("rb") as file:
         magic = file.read(4)
         if magic == b".snd":

@@ -9,6 +9,9 @@ from scipy import signal
 from torch import Tensor
 from torch.nn import functional as F
 
+# For the scenes: bins, the centres of the first and the last in Hz, and samples in a segment.
+_BINS, _LOW, _HIGH, _SEGMENT = 64, 110.0, 3_900.0, 512
+
 
 def published_spectrogram(wave: Tensor, sample_rate: int) -> Tensor:
     """Return the log-spectrogram that EZ-VSL, SLAVC and FNAC feed to their audio network.
@@ -27,39 +30,26 @@ def published_spectrogram(wave: Tensor, sample_rate: int) -> Tensor:
     return torch.from_numpy(power).add(1e-7).log().div(12)
 
 
-def log_frequency_spectrogram(
-    wave: Tensor,
-    sample_rate: int,
-    *,
-    bins: int = 64,
-    low: float = 110.0,
-    high: float = 3_900.0,
-    segment: int = 512,
-    hop: int = 125,
-) -> Tensor:
+def log_frequency_spectrogram(wave: Tensor, sample_rate: int, *, hop: int = 125) -> Tensor:
     """Return a log-spectrogram with evenly spaced log-frequencies, scaled to about [-1, 1].
 
     Args:
         wave: [..., length].
         sample_rate: In Hz.
-        bins: Number of frequency bins.
-        low: Centre of the lowest bin in Hz.
-        high: Centre of the highest bin in Hz.
-        segment: Samples in a segment (Hann window).
         hop: Samples between segments.
 
     Returns:
-        [..., bins, length // hop].
+        [..., 64, length // hop].
     """
-    frames = F.pad(wave, (segment // 2, segment // 2)).unfold(-1, segment, hop)
+    frames = F.pad(wave, (_SEGMENT // 2, _SEGMENT // 2)).unfold(-1, _SEGMENT, hop)
     frames = frames[..., : wave.shape[-1] // hop, :]
-    window = torch.hann_window(segment, dtype=wave.dtype, device=wave.device)
+    window = torch.hann_window(_SEGMENT, dtype=wave.dtype, device=wave.device)
     power = torch.fft.rfft(frames * window).abs().square() / window.sum() ** 2  # [..., t, f]
-    centres = torch.logspace(math.log10(low), math.log10(high), bins, dtype=torch.float64)
-    position = centres * segment / sample_rate
-    grid = torch.arange(segment // 2 + 1, dtype=torch.float64)
+    centres = torch.logspace(math.log10(_LOW), math.log10(_HIGH), _BINS, dtype=torch.float64)
+    position = centres * _SEGMENT / sample_rate
+    grid = torch.arange(_SEGMENT // 2 + 1, dtype=torch.float64)
     # A bin reaches to its neighbours, and never less than one line of the transform.
-    reach = position * (high / low) ** (1 / (bins - 1)) - position
+    reach = position * (_HIGH / _LOW) ** (1 / (_BINS - 1)) - position
     weights = (1 - (grid - position[:, None]).abs() / reach.clamp(min=1.0)[:, None]).clamp(min=0)
     weights = (weights / weights.sum(dim=1, keepdim=True)).to(wave)
     return (torch.log10(power @ weights.T + 1e-7) / 3 + 1.2).transpose(-1, -2)

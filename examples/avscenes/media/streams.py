@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import av
 
+from avscenes.files.errors import reason_of
+
 Result = TypeVar("Result")
 _MICROSECONDS = 1_000_000
 # Seconds by which sound may outlast the pictures, as codecs pad it, before the two are told apart.
@@ -37,9 +39,7 @@ def in_words(error: Exception) -> str:
         return "not supported by this build of FFmpeg: its decoder is experimental"
     if isinstance(error, av.error.UndefinedError):
         return "invalid data, or something that is not supported by this build of FFmpeg"
-    if isinstance(error, av.error.FFmpegError) and error.strerror:
-        return str(error.strerror)
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return reason_of(error)
 
 
 def open_file(path: Path) -> Any:  # noqa: ANN401

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 import av
@@ -71,7 +70,7 @@ def write_gif(path: Path, pictures: Iterable[Canvas], rate: Fraction) -> None:
             partial,
             "GIF",
             save_all=True,
-            append_images=chain(frames),
+            append_images=frames,
             duration=duration,
             loop=0,
         )

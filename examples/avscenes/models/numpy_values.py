@@ -6,7 +6,6 @@ would take the flags of a kind from the file as well, and with them addresses fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Any
 
@@ -64,32 +63,15 @@ def _scalar(kind: object, values: bytes) -> object:
     return np.frombuffer(values, numbers.dtype)[0] if values else numbers[0]
 
 
-def _empty_array(*_: object) -> _Array:
-    return _Array()
-
-
-def _no_bytes(*_: object) -> bytes:
-    return b""
-
-
-def _named(module: str, name: str, function: Callable[..., object]) -> Callable[..., object]:
-    """Return a function under the name that `torch.load` looks for."""
-
-    def named(*arguments: object) -> object:
-        return function(*arguments)
-
-    named.__module__, named.__name__, named.__qualname__ = module, name, name
-    return named
-
-
-_Kind.__module__, _Kind.__name__, _Kind.__qualname__ = "numpy", "dtype", "dtype"
-_Array.__module__, _Array.__name__, _Array.__qualname__ = "numpy", "ndarray", "ndarray"
-# NumPy 1 and 2 keep the same functions in different places.
+_Kind.__name__, _Array.__name__ = "dtype", "ndarray"  # as errors are to say
+# By the names in a file; NumPy 1 and 2 keep the same functions in different places.
 NUMPY_VALUES: list[Any] = [
-    *(_Kind, _Array, _named("builtins", "bytes", _no_bytes)),  # others are no calls in a file
+    (_Kind, "numpy.dtype"),
+    (_Array, "numpy.ndarray"),
+    (lambda *_: b"", "builtins.bytes"),  # others are no calls in a file
     *(
-        _named(module, name, function)
+        (function, f"{module}.{name}")
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name, function in (("scalar", _scalar), ("_reconstruct", _empty_array))
+        for name, function in (("scalar", _scalar), ("_reconstruct", lambda *_: _Array()))
     ),
 ]

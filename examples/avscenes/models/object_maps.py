@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avcontrast import metrics
-from avcontrast.metrics import Protocol
 from avscenes.media.images import IMAGE_SIZE
 from avscenes.models.encoders import ResNet18
 from avscenes.models.weights import load_image_weights
@@ -21,14 +20,16 @@ from avscenes.models.weights import load_image_weights
 _SLAVC_SCALE = 2.5
 
 
-def load_object_network(path: Path, device: str | torch.device) -> ResNet18:
+def load_object_network(
+    path: Path, device: str | torch.device, option: str = "--object-weights"
+) -> ResNet18:
     """Return the frozen image network with torchvision's ImageNet weights.
 
     Raises:
         UserError: When the file cannot be read or is not a ResNet-18.
     """
     network = ResNet18()
-    load_image_weights(network, path, "--object-weights")
+    load_image_weights(network, path, option)
     return network.requires_grad_(False).to(device).eval()
 
 
@@ -73,7 +74,7 @@ def heat_maps(
     Returns:
         `model`, and `ogl` and `mix`, [b, size, size] each.
     """
-    rules: Protocol = metrics.PROTOCOLS[protocol]
+    rules = metrics.PROTOCOLS[protocol]
     model = metrics.upsample(cosines, size, rules.mode, rules.align_corners)
     absolute = mixes_absolute(protocol)
     if absolute:

@@ -18,6 +18,9 @@ from avscenes.models.encoders import ResNet18, SmallTrunk
 from avscenes.scenes.drawing import SHAPES, TEXTURES
 from avscenes.scenes.scene import ObjectSet
 
+_BATCH_SIZE = 64
+_LEARNING_RATE = 1e-2  # the highest one of Adam's one-cycle schedule
+
 
 class ObjectHead(nn.Module):
     """Reads shape, texture and hue from the mean-pooled map of a trunk."""
@@ -41,13 +44,7 @@ class ObjectHead(nn.Module):
 
 
 def warm_start(
-    trunk: SmallTrunk | ResNet18,
-    objects: ObjectSet,
-    *,
-    epochs: int,
-    seed: int,
-    batch_size: int = 64,
-    learning_rate: float = 1e-2,
+    trunk: SmallTrunk | ResNet18, objects: ObjectSet, *, epochs: int, seed: int
 ) -> float:
     """Train `trunk` in place and return the loss of the last epoch.
 
@@ -56,23 +53,21 @@ def warm_start(
         objects: What it is shown.
         epochs: Passes over the objects.
         seed: Of the order and of the head.
-        batch_size: Images a step.
-        learning_rate: Highest one of Adam's one-cycle schedule.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = ObjectHead(trunk.channels)
-    optimizer = torch.optim.Adam([*trunk.parameters(), *head.parameters()], lr=learning_rate)
+    optimizer = torch.optim.Adam([*trunk.parameters(), *head.parameters()], lr=_LEARNING_RATE)
     images = scale_images(objects.images)
-    steps = max(1, len(images) // batch_size)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * steps)
+    steps = max(1, len(images) // _BATCH_SIZE)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, epochs * steps)
     trunk.train()
     mean = math.nan
     for _ in range(epochs):
         order = torch.randperm(len(images), generator=generator)
         total = 0.0
-        for rows in torch.split(order[: steps * batch_size], batch_size):
+        for rows in torch.split(order[: steps * _BATCH_SIZE], _BATCH_SIZE):
             mirrored = torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5
             batch = torch.where(mirrored, images[rows].flip(-1), images[rows])
             loss = head.loss(

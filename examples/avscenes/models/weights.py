@@ -154,21 +154,14 @@ def load_encoders(visual: VisualEncoder, audio: AudioEncoder, path: Path, option
     else:
         state = {k: value for k, value in state.items() if k.startswith(("visual.", "audio."))}
     named = {"image encoder": image, "audio encoder": sound}
-    without = [
-        what
+    found = {
+        what: parts
         for what, parts in named.items()
-        if not any(name.startswith(tuple(parts)) for name in state)
-    ]
-    if len(without) == len(named):
-        without = []  # then all of it is missing
-    wanted = {
-        k: module
-        for what, parts in named.items()
-        if what not in without
-        for k, module in parts.items()
+        if any(name.startswith(tuple(parts)) for name in state)
     }
-    _fill(wanted, state, otherwise)
-    return without
+    wanted = found or named  # without either, all of it is missing
+    _fill({k: module for parts in wanted.values() for k, module in parts.items()}, state, otherwise)
+    return [what for what in named if what not in wanted]
 
 
 def _fill(parts: Mapping[str, nn.Module], state: Mapping[str, Any], otherwise: str) -> None:

@@ -11,7 +11,7 @@ from avscenes.files.output import check_free
 from avscenes.files.strict import Count, File, Share, Whole, Within, flag, flags, option
 from avscenes.options.parser import ModelParser
 from avscenes.training.devices import check_device, device_option
-from avscenes.training.settings import Settings
+from avscenes.training.settings import NEEDED, Settings
 from avscenes.training.trained import Trained
 
 RESULT = "neighbours.npz"
@@ -24,13 +24,8 @@ _DATA = (
     *("data_root", "train_list", "train_size", "validation_size", "held_out"),
     *("test_root", "test_list", "annotations", "max_missing", "workers"),
 )
-_NEEDED = {
-    "synthetic": (),
-    "vggsound": ("data_root", "train_list"),
-    "flickr": ("data_root", "train_list"),
-    "clips": ("data_root",),
-}
-_OF_FILES = ("data_root", "train_list", "labels")
+_NEEDED = ("data_root", "train_list")
+_OF_FILES = (*_NEEDED, "labels")
 _OF_CLIPS = ("held_out", "test_root", "test_list", "annotations")
 
 
@@ -101,7 +96,7 @@ def complete(options: Options, trained: Trained | None) -> Settings:
         run = Settings.model_validate({"dataset": dataset})
     given = options.model_dump(include={*_DATA}, exclude_none=True)
     values = {**{name: getattr(run, name) for name in _DATA}, **given}
-    missing = [name for name in _NEEDED[dataset] if values[name] is None]
+    missing = [name for name in _NEEDED if name in NEEDED[dataset] and values[name] is None]
     if missing:
         raise UserError(f"--dataset {dataset} needs {flags(missing)}")
     # What is tested on does not matter here, unless it decides what is trained on.

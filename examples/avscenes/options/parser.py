@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, NoReturn
 
 from pydantic import ValidationError
 
+from avscenes.files.errors import UserError
 from avscenes.files.strict import Model, fault_of, flag
 
 _MANY = 8  # names, above which a line cannot hold them beside the option
@@ -60,6 +62,27 @@ class ModelParser(argparse.ArgumentParser, Generic[Model]):
         except ValidationError as error:
             key, text = fault_of(error)
             self.error(f"{flag(key.split('.')[0])}: {text}")
+
+    def run(
+        self,
+        work: Callable[[Model], int | None],
+        arguments: Sequence[str] | None,
+        interrupted: str = "",
+    ) -> int:
+        """Call a function with the options, and return the exit status: its own, or else 0.
+
+        It is 2 for what the user can put right, and 130 after Ctrl-C, of which `interrupted` says
+        what it means.
+        """
+        try:
+            return work(self.read(arguments)) or 0
+        except UserError as error:
+            print(f"{self.prog}: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            if interrupted:
+                print(f"interrupted; {interrupted}", file=sys.stderr)
+            return 128 + 2
 
     def error(self, message: str) -> NoReturn:
         """Print the message and leave."""

@@ -83,15 +83,17 @@ def draw_gallery(path: Path, tests: NamedTests, tested: Tested, name: str) -> No
         protocol=how.protocol,
         object_share=how.object_share,
     )
+    rows = tested.rows[places].tolist()
     columns = [
         _Column(
-            int(tested.rows[place]),
-            _name(tests, int(tested.rows[place])),
+            row,
+            # Its own name where it has no class.
+            test.class_names[int(test.labels[row])] or tests.names[row],
             bool(tested.visible[place]),
             {who: heat[number] for who, heat in heats.items()},
             {column: values[place].item() for column, values in tested.columns.items()},
         )
-        for number, place in enumerate(places)
+        for number, (place, row) in enumerate(zip(places, rows, strict=True))
     ]
     width = 1.42 * len(columns) + 0.5
     with style.figure(path, max(width, 6.5), 1.62 * (1 + len(heats)) + 1.25) as figure:
@@ -114,11 +116,6 @@ def draw_gallery(path: Path, tests: NamedTests, tested: Tested, name: str) -> No
             legend(figure, true, "predicted region")
         else:
             legend(figure, None, "top quarter of the map")
-
-
-def _name(tests: NamedTests, row: int) -> str:
-    """Return the class of a sample, or its own name where it has none."""
-    return tests.labelled.class_names[int(tests.labelled.labels[row])] or tests.names[row]
 
 
 def _limits(tested: Tested, heats: dict[str, Tensor]) -> dict[str, tuple[float, float]]:

@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -33,6 +34,7 @@ from avscenes.testing.towers import Towers, check_encoded
 _LONGEST = {".mp4": 640, ".gif": 400}
 _GIF_RATE = Fraction(10)
 _IN_STRIP = 6
+_OUTLINED = 0.25  # of all maps together, those of highest values
 # Of the map over the grey image, as in all pictures.
 _ALPHA, _BRIGHTEST = 0.6, 1.3
 # Pixels of the progress bar, and of the colours beside the frame, which need some height.
@@ -49,16 +51,13 @@ class HeatMaps(NamedTuple):
 
 
 @torch.no_grad()
-def video_maps(
-    towers: Towers, footage: Footage, *, batch_size: int = 32, share: float = 0.25
-) -> HeatMaps:
+def video_maps(towers: Towers, footage: Footage, *, batch_size: int = 32) -> HeatMaps:
     """Return the map of each frame with the sound around it.
 
     Args:
         towers: What encodes them.
         footage: The video.
         batch_size: Frames that are encoded at a time.
-        share: Of all maps together that is outlined, those of highest values.
 
     Raises:
         ValueError: When no frame can be decoded, or the towers make no maps or no vectors.
@@ -79,7 +78,7 @@ def video_maps(
         raise ValueError(f"no frame of {footage.path} can be decoded")
     maps = torch.cat(parts)
     low, high = maps.min().item(), maps.max().item()
-    cut = np.quantile(maps.numpy(), 1 - share).item()
+    cut = np.quantile(maps.numpy(), 1 - _OUTLINED).item()
     return HeatMaps(maps, low, max(high, low + 1e-6), cut)
 
 
@@ -193,11 +192,7 @@ def _canvas(picture: Picture, heat: HeatMaps, number: int, colours: Canvas) -> C
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of a region, two deep, that have a neighbour outside of it."""
-    core = np.pad(inside, 2, mode="edge")
-    for _ in range(2):
-        core = (
-            core[1:-1, 1:-1] & core[:-2, 1:-1] & core[2:, 1:-1] & core[1:-1, :-2] & core[1:-1, 2:]
-        )
+    core: NDArray[np.bool_] = binary_erosion(inside, iterations=2, border_value=1)
     return inside & ~core
 
 

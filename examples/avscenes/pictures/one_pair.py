@@ -12,19 +12,16 @@ from torch import Tensor
 
 from avcontrast import functional
 from avcontrast.plots import Picture, show_map
-from avscenes.files.errors import UserError, reason_of
+from avscenes.files.errors import reading
 from avscenes.files.whole_files import whole_file
-from avscenes.media import audio
-from avscenes.media.augmentation import scale_images
-from avscenes.media.images import IMAGE_SIZE, load_frame, plain_frame, squeezed
-from avscenes.media.spectrogram import published_spectrogram
+from avscenes.media.audio import load_wave
+from avscenes.media.images import IMAGE_SIZE, load_frame, squeezed
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps
 from avscenes.pictures import style
 from avscenes.pictures.overlays import bare, shorten
-from avscenes.scenes.scene import SIZE
 from avscenes.testing.settings import OnePair
-from avscenes.testing.towers import scene_sound
+from avscenes.testing.towers import as_fed, trained_towers
 from avscenes.training.trained import Trained
 
 _LONGEST = 640
@@ -36,16 +33,20 @@ def draw_pair(trained: Trained, object_network: ResNet18 | None, pair: OnePair) 
     Raises:
         UserError: When one of the files cannot be read.
     """
-    frame = _read_image(pair.image)
-    wave = _read_sound(pair.sound)
-    scenes = trained.settings.dataset == "synthetic"
-    image = scale_images(squeezed(frame, SIZE)) if scenes else plain_frame(frame)
-    spectrogram = scene_sound(wave) if scenes else published_spectrogram(wave, audio.SAMPLE_RATE)
+    with reading("--image", pair.image):
+        frame = load_frame(pair.image)
+    with reading("--sound", pair.sound):
+        if not pair.sound.is_file():  # of which libsndfile says less
+            raise FileNotFoundError("No such file or directory")
+        wave = load_wave(pair.sound)
+    towers = trained_towers(trained)
+    images = squeezed(frame, towers.image_size)[None]
     with torch.no_grad():
-        images = image[None].to(pair.device)
-        seen = trained.visual(images).float()
-        heard = trained.audio(spectrogram.float()[None, None].to(pair.device)).float()
-        things = None if object_network is None else object_maps(object_network, images).float()
+        seen, heard = towers.visual(images).float(), towers.audio(wave[None]).float()
+        things = None
+        if object_network is not None:
+            pixels = as_fed(trained, images).to(pair.device)
+            things = object_maps(object_network, pixels).float()
     cosines = functional.localization_map(seen, heard)
     heats = heat_maps(
         cosines,
@@ -62,23 +63,6 @@ def draw_pair(trained: Trained, object_network: ResNet18 | None, pair: OnePair) 
     names = [shorten(path.stem, 20) for path in (pair.sound, pair.image)]
     title = "Where {} comes from in {}".format(*names)
     _draw(pair.output, frame, {k: heat[0].cpu() for k, heat in named.items()}, title)
-
-
-def _read_image(path: Path) -> Image.Image:
-    try:
-        return load_frame(path)
-    except Exception as error:
-        # Decoders raise whatever a broken file makes them trip over.
-        raise UserError(f"--image: cannot read {path}: {reason_of(error)}") from error
-
-
-def _read_sound(path: Path) -> Tensor:
-    if not path.is_file():
-        raise UserError(f"--sound: cannot read {path}: No such file or directory")
-    try:
-        return audio.load_wave(path)
-    except Exception as error:
-        raise UserError(f"--sound: cannot read {path}: {reason_of(error)}") from error
 
 
 def _draw(path: Path, frame: Image.Image, heats: dict[str, Tensor], title: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,9 @@ _STYLE: Any = {
 }
 
 
-@contextmanager
-def look() -> Iterator[None]:
+def look() -> AbstractContextManager[None]:
     """Draw in the common style."""
-    with mpl.rc_context():
-        mpl.rcParams.update(_STYLE)
-        yield
+    return mpl.rc_context(_STYLE)
 
 
 @contextmanager

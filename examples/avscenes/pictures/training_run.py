@@ -11,10 +11,10 @@ import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from torch import Tensor
-from torch.nn import functional as F
 
 from avcontrast import functional, metrics
 from avcontrast.plots import as_picture, prediction_cut, show_map
+from avscenes.models.vectors import pooled
 from avscenes.pictures import style
 from avscenes.pictures.gallery import draw_gallery
 from avscenes.pictures.overlays import draw_truth, legend, shorten
@@ -66,6 +66,7 @@ def draw_learning_curves(
     The first `warmup_epochs` are shaded; give 0 where no other term joins the contrastive one.
     """
     epochs = [row["epoch"] + 1 for row in history]
+    marker = "o" if len(epochs) < 3 else ""  # of a run that is too short to be a line
     terms = [term for term in _CURVES if f"train_{term}" in history[0]]
     panels = len(terms) + 3
     columns = 3 if panels == 6 else 4
@@ -74,22 +75,21 @@ def draw_learning_curves(
         figure.suptitle(f"Learning curves ({name})", x=0.012, ha="left")
         axes = figure.subplots(lines, columns).flat
         for term in terms:
-            title = _CURVES[term]
             axis = next(axes)
             for stage, colour, label in (
                 ("train", style.BLUE, "training"),
                 ("validation", style.VERMILION, "held-out pairs"),
             ):
                 values = [row[f"{stage}_{term}"] for row in history]
-                axis.plot(epochs, values, color=colour, label=label, marker=_marker(epochs))
-            axis.set_title(title)
+                axis.plot(epochs, values, color=colour, label=label, marker=marker)
+            axis.set_title(_CURVES[term])
         for column, title in (
             ("validation_pair_recall_5", "held-out pair recall@5"),
             ("learning_rate", "learning rate"),
         ):
             axis = next(axes)
             values = [row[column] for row in history]
-            axis.plot(epochs, values, color=style.INK, marker=_marker(epochs))
+            axis.plot(epochs, values, color=style.INK, marker=marker)
             axis.set_title(title)
             axis.set_ylim(bottom=0)
         handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -105,11 +105,6 @@ def draw_learning_curves(
             handles.append(Rectangle((0, 0), 1, 1, color="#e4e4e4"))
             labels.append("warm-up, contrastive term alone")
         last.legend(handles, labels, loc="center left", fontsize=10)
-
-
-def _marker(epochs: list[float]) -> str:
-    """Mark the points of a run that is too short to be a line."""
-    return "o" if len(epochs) < 3 else ""
 
 
 def draw_localisation(path: Path, tests: NamedTests, tested: Tested, name: str) -> None:
@@ -168,10 +163,9 @@ def draw_adjacency(
     """Draw the three row-wise softmax matrices of FNAC for a batch, ordered by class."""
     places = _ordered_by_class(labels)
     visual, audio, labels = features.visual[places], features.audio[places], labels[places]
-    pooled = F.normalize(visual, dim=1).mean(dim=(-2, -1))
     matrices = {
         "audio adjacency": functional.adjacency(audio, temperature),
-        "visual adjacency": functional.adjacency(pooled, temperature, normalize=False),
+        "visual adjacency": functional.adjacency(pooled(visual), temperature, normalize=False),
         "cross-modal match": (functional.max_similarity(visual, audio) / temperature).softmax(1),
     }
     edges = ((labels[1:] != labels[:-1]).nonzero().flatten() + 0.5).tolist()

@@ -194,7 +194,7 @@ def make_objects(seed: int, count: int, size: int = SIZE) -> ObjectSet:
     They are not the classes of the scenes: with 8 shapes, 8 textures and any hue, a class is met
     once in a few hundred.
     """
-    images, shapes, textures, hues = [], [], [], []
+    objects = []
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index("warm-start"), index])
         shape, texture, hue = int(rng.integers(8)), int(rng.integers(8)), rng.random()
@@ -207,10 +207,8 @@ def make_objects(seed: int, count: int, size: int = SIZE) -> ObjectSet:
             hue=hue,
             rotation=rng.uniform(-0.45, 0.45),
         )
-        images.append(_finish(rng, canvas))
-        shapes.append(shape)
-        textures.append(texture)
-        hues.append(hue)
+        objects.append((_finish(rng, canvas), shape, texture, hue))
+    images, shapes, textures, hues = zip(*objects, strict=True)
     return ObjectSet(
         torch.from_numpy(np.stack(images)).movedim(-1, 1),
         torch.tensor(shapes),

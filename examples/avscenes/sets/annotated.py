@@ -53,13 +53,13 @@ def without_faults(samples: Sequence[Sample]) -> tuple[list[Sample], list[Skippe
     Raises:
         Unusable: When no sample is left.
     """
-    faults = [_fault(sample) for sample in samples]
-    skipped = [
-        Skipped("test", sample.clip.name, fault)
-        for sample, fault in zip(samples, faults, strict=True)
-        if fault is not None
-    ]
-    whole = [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
+    whole, skipped = [], []
+    for sample in samples:
+        fault = _fault(sample)
+        if fault is None:
+            whole.append(sample)
+        else:
+            skipped.append(Skipped("test", sample.clip.name, fault))
     if not whole:
         raise nothing_left(len(samples), skipped)
     return whole, skipped

@@ -52,42 +52,29 @@ def read_split(option: str, path: Path, split: str) -> list[dict[str, str]]:
     return list(videos.values())
 
 
-def _written(folder: Path, video: str) -> str:
-    """Return the name under which a folder of sounds has a video."""
-    return finder(files_by_name(folder, (".wav",)))(video) or without_ending(video)
+def avsbench_samples(
+    root: Path, videos: list[dict[str, str]], *, several: bool = False
+) -> list[Sample]:
+    """Return the frames of videos with one source, whose folders are named by classes, or several.
 
-
-def s4_samples(root: Path, videos: list[dict[str, str]], split: str = "test") -> list[Sample]:
-    """Return the frames of single-source videos; those of the training split have one mask only."""
+    Args:
+        root: Folder with `visual_frames`, `audio_wav` and `gt_masks`.
+        videos: Of the test, as `read_split` returns them.
+        several: Whether they are of MS3, which has no classes, and not of S4.
+    """
     samples = []
     for row in videos:
-        category = row["category"]
-        video = _written(root / "audio_wav" / split / category, row["video"])
-        place = Path(split, category, video)
-        for number in FRAMES if split != "train" else FRAMES[:1]:
-            name = f"{video}_{number}"
-            clip = Clip(
-                name,
-                root / "visual_frames" / place / f"{name}.png",
-                root / "audio_wav" / split / category / f"{video}.wav",
-            )
-            mask = root / "gt_masks" / place / f"{name}.png"
-            samples.append(Sample(clip, category, mask=mask))
-    return samples
-
-
-def ms3_samples(root: Path, videos: list[dict[str, str]], split: str = "test") -> list[Sample]:
-    """Return the frames of videos with several sources."""
-    samples = []
-    for row in videos:
-        video = _written(root / "audio_wav" / split, row["video"])
+        category = "" if several else row["category"]
+        folder = Path("test", category)
+        sounds = root / "audio_wav" / folder
+        # The name under which the folder has the video.
+        video = finder(files_by_name(sounds, (".wav",)))(row["video"])
+        video = video or without_ending(row["video"])
+        frames = root / "visual_frames" / ("" if several else folder) / video
         for number in FRAMES:
             name = f"{video}_{number}"
-            clip = Clip(
-                name,
-                root / "visual_frames" / video / f"{video}.mp4_{number}.png",
-                root / "audio_wav" / split / f"{video}.wav",
-            )
-            mask = root / "gt_masks" / split / video / f"{name}.png"
-            samples.append(Sample(clip, mask=mask))
+            frame = f"{video}.mp4_{number}.png" if several else f"{name}.png"
+            clip = Clip(name, frames / frame, sounds / f"{video}.wav")
+            mask = root / "gt_masks" / folder / video / f"{name}.png"
+            samples.append(Sample(clip, category, mask=mask))
     return samples

@@ -6,7 +6,7 @@ A clip that cannot be read is reported with its name and left out; no other clip
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +57,16 @@ class Unusable(UserError):
         self.skipped = list(skipped)
 
 
+def too_many(
+    option: str, clips: str, count: int, lost: Sequence[Skipped], max_missing: float
+) -> str:
+    """Return what to say when more of so many clips cannot be used than may be missing."""
+    return (
+        f"{option}: {len(lost)} of {count} {clips} cannot be used, more than --max-missing "
+        f"{max_missing:g}; first {lost[0].clip}: {lost[0].reason}"
+    )
+
+
 def files_by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Return the files of a folder by their names without endings, earlier endings before later."""
     found: dict[str, tuple[int, Path]] = {}
@@ -83,7 +93,7 @@ def _file_finder(folder: Path, suffixes: Sequence[str]) -> Callable[[str], Path]
     return find
 
 
-def clips_in(root: Path, names: Iterable[str], sounds: Iterable[str] | None = None) -> list[Clip]:
+def clips_in(root: Path, names: Sequence[str], sounds: Sequence[str] | None = None) -> list[Clip]:
     """Return clips of a folder with `frames` and `audio`, or with both kinds of files side by side.
 
     Args:
@@ -95,7 +105,6 @@ def clips_in(root: Path, names: Iterable[str], sounds: Iterable[str] | None = No
     frame_folder, sound_folder = (root / "frames", root / "audio") if split else (root, root)
     frame = _file_finder(frame_folder, FRAME_SUFFIXES)
     sound_file = _file_finder(sound_folder, SOUND_SUFFIXES)
-    names = list(names)
     return [
         Clip(name, frame(name), sound_file(sound))
         for name, sound in zip(names, names if sounds is None else sounds, strict=True)

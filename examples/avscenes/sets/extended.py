@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,12 +55,11 @@ def read_silent_pairs(option: str, path: Path) -> list[Pair]:
     return pairs
 
 
-def silent_samples(root: Path, pairs: Iterable[Pair]) -> list[Sample]:
+def silent_samples(root: Path, pairs: Sequence[Pair]) -> list[Sample]:
     """Return pairs without a visible source; a name is that of the image + that of the sound.
 
     Add them to the samples of the base test set.
     """
-    pairs = list(pairs)
     clips = clips_in(root, [pair.video for pair in pairs], [pair.audio for pair in pairs])
     return [
         Sample(clip._replace(name=f"{pair.video}+{pair.audio}"), visible=False)

@@ -77,7 +77,7 @@ def _sample(clip: Clip, folder: Path, annotations: Mapping[str, Sequence[Path]])
     return Sample(clip, boxes=boxes)
 
 
-def flickr_samples(root: Path, clips: Iterable[str], annotations: Path) -> list[Sample]:
+def flickr_samples(root: Path, clips: Sequence[str], annotations: Path) -> list[Sample]:
     """Return the clips of a list with their boxes; score them with `consensus=CONSENSUS`.
 
     Args:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avscenes.files.errors import UserError, reason_of
+from avscenes.files.errors import UserError, reading
 from avscenes.files.whole_files import whole_file
 from avscenes.sets.ids import one_spelling
 
@@ -65,15 +65,11 @@ def read_neighbours(path: Path, option: str = "--neighbours") -> NeighbourLists:
         UserError: When it cannot be read, or is not what such a file has to be.
     """
     place = f"{option}: {path}"
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is no archive of arrays (.npz)")
-            arrays = {name: archive[name] for name in archive.files}
-    # What a damaged archive or a file of another kind makes NumPy and zipfile trip over.
-    except Exception as error:
-        raise UserError(f"{option}: cannot read {path}: {reason_of(error)}") from error
+    with reading(option, path), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is no archive of arrays (.npz)")
+        arrays = {name: archive[name] for name in archive.files}
     if set(arrays) != set(_ARRAYS):
         got = ", ".join(arrays) or "nothing"
         raise UserError(f"{place}: must hold {', '.join(_ARRAYS)}, got {got}")
@@ -97,13 +93,18 @@ def write_neighbours(
     lists = _checked(
         str(path), np.array(list(ids)), image_neighbours.numpy(), audio_neighbours.numpy()
     )
+    write_arrays(
+        path,
+        ids=np.array(lists.ids),
+        image_neighbours=lists.image_neighbours.numpy(),
+        audio_neighbours=lists.audio_neighbours.numpy(),
+    )
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write a NumPy archive, as a whole or not at all."""
     with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            ids=np.array(lists.ids),
-            image_neighbours=lists.image_neighbours.numpy(),
-            audio_neighbours=lists.audio_neighbours.numpy(),
-        )
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _checked(

@@ -23,52 +23,39 @@ class Batch(NamedTuple):
     broken: list[tuple[int, str]]
 
 
-class _Whole(NamedTuple):
-    row: int
-    image: Tensor
-    spectrogram: Tensor
-    truth: Tensor
+# A row with its image, spectrogram and ground truth, or why these cannot be read.
+_Read = tuple[int, tuple[Tensor, Tensor, Tensor] | str]
 
 
-class _Broken(NamedTuple):
-    row: int
-    reason: str
-
-
-class _Readable(Dataset[_Whole | _Broken]):
+class _Readable(Dataset[_Read]):
     """Plain samples with their ground truth; of one that cannot be decoded, the reason."""
 
     def __init__(self, test: LabelledSet) -> None:
         self.test = test
 
-    def __getitem__(self, row: int) -> _Whole | _Broken:
+    def __getitem__(self, row: int) -> _Read:
         try:
             image, spectrogram = self.test.pairs[row]
         except RuntimeError as error:
             # The data sets chain what a decoder said; anything else is a fault of the program.
             if not isinstance(error.__cause__, Exception):
                 raise
-            return _Broken(row, reason_of(error.__cause__))
+            return row, reason_of(error.__cause__)
         try:
-            return _Whole(row, image, spectrogram, self.test.truth(row))
+            return row, (image, spectrogram, self.test.truth(row))
         # Decoders raise whatever a broken mask makes them trip over.
         except Exception as error:
-            return _Broken(row, reason_of(error))
+            return row, reason_of(error)
 
 
-def _collate(samples: list[_Whole | _Broken]) -> Batch:
-    whole = [sample for sample in samples if isinstance(sample, _Whole)]
-    broken = [(sample.row, sample.reason) for sample in samples if isinstance(sample, _Broken)]
+def _collate(samples: list[_Read]) -> Batch:
+    whole = [(row, found) for row, found in samples if not isinstance(found, str)]
+    broken = [(row, found) for row, found in samples if isinstance(found, str)]
     if not whole:
         return Batch([], torch.zeros(0), torch.zeros(0), torch.zeros(0), broken)
-    _, images, spectrograms, truth = zip(*whole, strict=True)
-    return Batch(
-        [sample.row for sample in whole],
-        torch.stack(images),
-        torch.stack(spectrograms),
-        torch.stack(truth),
-        broken,
-    )
+    rows, found = zip(*whole, strict=True)
+    images, spectrograms, truth = map(torch.stack, zip(*found, strict=True))
+    return Batch(list(rows), images, spectrograms, truth, broken)
 
 
 def readable_batches(

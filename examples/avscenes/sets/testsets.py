@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from avscenes.scenes.scene import CLASSES, class_name, make_scenes
 from avscenes.sets.annotated import Sample, labelled_set, without_faults
-from avscenes.sets.avsbench import ms3_samples, read_split, s4_samples
+from avscenes.sets.avsbench import avsbench_samples, read_split
 from avscenes.sets.clips import Skipped
 from avscenes.sets.extended import read_silent_pairs, silent_samples
 from avscenes.sets.flickr import CONSENSUS, flickr_samples
@@ -88,30 +89,26 @@ def _with_silent(base: Callable[..., list[Sample]]) -> Callable[..., list[Sample
     return read
 
 
-def _s4(size: int | None, test_root: Path, test_list: Path) -> list[Sample]:
+def _avsbench(
+    size: int | None, test_root: Path, test_list: Path, *, several: bool = False
+) -> list[Sample]:
     check_layout("--test-root", test_root, ("visual_frames", "audio_wav", "gt_masks"))
-    return s4_samples(test_root, read_split("--test-list", test_list, "test"))[:size]
+    videos = read_split("--test-list", test_list, "test")
+    return avsbench_samples(test_root, videos, several=several)[:size]
 
 
-def _ms3(size: int | None, test_root: Path, test_list: Path) -> list[Sample]:
-    check_layout("--test-root", test_root, ("visual_frames", "audio_wav", "gt_masks"))
-    return ms3_samples(test_root, read_split("--test-list", test_list, "test"))[:size]
-
-
-def _is3(size: int | None, test_root: Path, annotations: Path) -> list[Sample]:
-    check_layout("--test-root", test_root, ("images", "audio_wav"))
-    return is3_samples(test_root, read_entries(annotations)[:size])
-
-
-def _is3_masks(size: int | None, test_root: Path, annotations: Path) -> list[Sample]:
-    check_layout("--test-root", test_root, ("images", "audio_wav", "gt_segmentation"))
-    return is3_samples(test_root, read_entries(annotations)[:size], masks=True)
+def _is3(
+    size: int | None, test_root: Path, annotations: Path, *, masks: bool = False
+) -> list[Sample]:
+    folders = ("images", "audio_wav", "gt_segmentation") if masks else ("images", "audio_wav")
+    check_layout("--test-root", test_root, folders)
+    return is3_samples(test_root, read_entries(annotations)[:size], masks=masks)
 
 
 _VGGSOUND = Kind(_vggsound, may_have=("other_half",), like="vggsound")
 _FLICKR = Kind(_flickr, consensus=CONSENSUS, like="flickr")
 _WITH_SILENT = ("test_root", "test_list", "annotations", "silent_list")
-_MASKS = Kind(_s4, needs=("test_root", "test_list"), retrieval=False)
+_MASKS = Kind(_avsbench, needs=("test_root", "test_list"), retrieval=False)
 _IS3 = Kind(
     _is3,
     needs=("test_root", "annotations"),
@@ -136,9 +133,9 @@ KINDS: dict[str, Kind] = {
         read=_with_silent(_flickr), needs=_WITH_SILENT, protocol="slavc-test"
     ),
     "avsbench-s4": _MASKS,
-    "avsbench-ms3": _MASKS._replace(read=_ms3),
+    "avsbench-ms3": _MASKS._replace(read=partial(_avsbench, several=True)),
     "is3": _IS3,
-    "is3-masks": _IS3._replace(read=_is3_masks),
+    "is3-masks": _IS3._replace(read=partial(_is3, masks=True)),
 }
 
 

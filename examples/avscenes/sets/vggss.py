@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ def read_annotations(path: Path, form: type[Entry] = Entry) -> dict[str, Annotat
 
 
 def vggss_samples(
-    root: Path, clips: Iterable[str], annotations: Mapping[str, Annotation]
+    root: Path, clips: Sequence[str], annotations: Mapping[str, Annotation]
 ) -> list[Sample]:
     """Return the clips of a list with their classes and boxes."""
     written = finder(annotations)

@@ -91,11 +91,8 @@ def _similarity(features: Features) -> Tensor:
 
 def pair_ranks(features: Features) -> dict[str, Tensor]:
     """Return at which place, from 1, an image finds its own sound and a sound its own image."""
-    similarity = _similarity(features)
-    return {
-        "image_to_sound_rank": metrics.retrieval_ranks(similarity).long(),
-        "sound_to_image_rank": metrics.retrieval_ranks(similarity.T).long(),
-    }
+    ways = _both_ways(_similarity(features))
+    return {f"{way}_rank": metrics.retrieval_ranks(match).long() for way, match in ways.items()}
 
 
 def localised_features(features: Features) -> Tensor:

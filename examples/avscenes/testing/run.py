@@ -18,7 +18,7 @@ from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import heat_maps, object_maps, stretch
 from avscenes.models.vectors import Projections
 from avscenes.sets.annotated import nothing_left
-from avscenes.sets.clips import Skipped, Unusable
+from avscenes.sets.clips import Skipped, Unusable, too_many
 from avscenes.sets.readable import Batch, readable_batches
 from avscenes.sets.testsets import KINDS, NamedTests
 from avscenes.testing.retrieval import Features, Vectors, pair_ranks
@@ -84,11 +84,6 @@ class Tested(NamedTuple):
     projected: Vectors | None = None  # beside the features, where the model has projections
 
 
-def part_of_test(count: int, rank: int, world: int) -> range:
-    """Return the rows that a process tests: neighbours, as many as the others or one less."""
-    return range(rank * count // world, (rank + 1) * count // world)
-
-
 def run_part(
     networks: Networks,
     tests: NamedTests,
@@ -107,7 +102,9 @@ def run_part(
     """
     test = tests.labelled
     part = Part([], {}, [])
-    rows = part_of_test(len(tests.names), rank, world)
+    count = len(tests.names)
+    # Neighbours, as many as the other processes test or one less.
+    rows = range(rank * count // world, (rank + 1) * count // world)
     batches = readable_batches(test, rows, batch_size, workers)
     for batch in tqdm(batches, desc="testing", leave=False, disable=True if rank else None):
         part.broken.extend(
@@ -204,11 +201,8 @@ def whole_test(
     skipped = tests.skipped + [entry for part in parts for entry in part.broken]
     count = len(tests.names) + len(tests.skipped)
     if len(skipped) > _most_broken(tests, max_missing):
-        raise Unusable(
-            f"--test-root: {len(skipped)} of {count} test clips cannot be used, more than "
-            f"--max-missing {max_missing:g}; first {skipped[0].clip}: {skipped[0].reason}",
-            skipped,
-        )
+        message = too_many("--test-root", "test clips", count, skipped, max_missing)
+        raise Unusable(message, skipped)
     batches = [batch for part in parts for batch in part.batches]
     rows = [row for batch in batches for row in batch.rows]
     visible = tests.labelled.visible[rows]

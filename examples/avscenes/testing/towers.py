@@ -44,14 +44,18 @@ def check_encoded(seen: Tensor, heard: Tensor) -> None:
         )
 
 
+def as_fed(trained: Trained, images: Tensor) -> Tensor:
+    """Return images, uint8 [b, 3, size, size], as the image encoder of a run takes them."""
+    return scale_images(images) if trained.settings.dataset == "synthetic" else normalised(images)
+
+
 def trained_towers(trained: Trained) -> Towers:
     """Return the encoders of a run with what turns files into their inputs."""
     like = next(trained.visual.parameters())
     scenes = trained.settings.dataset == "synthetic"
 
     def see(images: Tensor) -> Tensor:
-        pixels = scale_images(images) if scenes else normalised(images)
-        maps: Tensor = trained.visual(pixels.to(like))
+        maps: Tensor = trained.visual(as_fed(trained, images).to(like))
         return maps
 
     def hear(waves: Tensor) -> Tensor:

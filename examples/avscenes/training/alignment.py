@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avcontrast import AlignmentComponents, AlignmentLoss
+from avscenes.models.vectors import pooled
 
 
 class ProjectedAlignment(nn.Module):
@@ -32,6 +33,6 @@ class ProjectedAlignment(nn.Module):
         return self.criterion.components(
             visual,
             audio,
-            [self.visual(F.normalize(view, dim=1).mean((2, 3))) for view in visual],
+            [self.visual(pooled(view)) for view in visual],
             [self.audio(F.normalize(view, dim=1)) for view in audio],
         )

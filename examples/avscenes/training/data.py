@@ -15,7 +15,7 @@ from avscenes.files.errors import UserError
 from avscenes.media.transforms import TRANSFORMS
 from avscenes.scenes.scene import make_scenes
 from avscenes.sets.annotated import annotated_set, labelled_set
-from avscenes.sets.clips import ClipPairs, Skipped, Unusable, check_files, clips_in
+from avscenes.sets.clips import ClipPairs, Skipped, Unusable, check_files, clips_in, too_many
 from avscenes.sets.lists import check_layout, read_ids
 from avscenes.sets.loaders import DATA_SEED, PairDataset
 from avscenes.sets.neighbour_lists import NeighbourLists, read_neighbours
@@ -216,13 +216,9 @@ def _without(
     skipped: Sequence[Skipped], split: str, option: str, clips: Sequence[str], most: float
 ) -> list[str]:
     """Return the clips of a split that are not skipped, or raise when too many are."""
-    faults = {entry.clip: entry.reason for entry in skipped if entry.split == split}
+    lost = [entry for entry in skipped if entry.split == split]
+    faults = {entry.clip for entry in lost}
     left = [clip for clip in clips if clip not in faults]
-    if not left or len(faults) > most * len(clips):
-        first, reason = next(iter(faults.items()))
-        raise Unusable(
-            f"{option}: {len(faults)} of {len(clips)} {split} clips cannot be used, more than "
-            f"--max-missing {most:g}; first {first}: {reason}",
-            skipped,
-        )
+    if not left or len(lost) > most * len(clips):
+        raise Unusable(too_many(option, f"{split} clips", len(clips), lost, most), skipped)
     return left

@@ -16,23 +16,21 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from avscenes.files.errors import UserError
 from avscenes.files.strict import JSON, read_file
-from avscenes.files.whole_files import whole_file, write_json
-from avscenes.models.encoders import ResNet18
-from avscenes.models.object_maps import enlarged
+from avscenes.files.whole_files import write_json
+from avscenes.models.object_maps import enlarged, load_object_network
 from avscenes.models.vectors import pooled
-from avscenes.models.weights import load_image_weights
 from avscenes.scenes.scene import make_scenes
 from avscenes.sets.annotated import Sample, labelled_set
 from avscenes.sets.clips import Skipped, clips_in
 from avscenes.sets.ids import one_spelling
 from avscenes.sets.labelled import LabelledSet
 from avscenes.sets.loaders import DATA_SEED
-from avscenes.sets.neighbour_lists import write_neighbours
+from avscenes.sets.neighbour_lists import write_arrays, write_neighbours
 from avscenes.sets.own import read_labels
 from avscenes.sets.readable import readable_batches
 from avscenes.sets.scene_pairs import scene_test_set
 from avscenes.training.data import ids_to_train_on
-from avscenes.training.nearest import COLUMNS, ROWS, nearest
+from avscenes.training.nearest import ROWS, nearest
 from avscenes.training.settings import Settings
 from avscenes.training.trained import Trained
 
@@ -52,11 +50,6 @@ class Encoders(NamedTuple):
 
     image: Callable[[Tensor], Tensor]
     sound: Callable[[Tensor], Tensor] | None
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What there will be lists of."""
-        return ("image",) if self.sound is None else ("image", "sound")
 
 
 def read_samples(settings: Settings, labels: Path | None) -> Samples:
@@ -93,9 +86,7 @@ def load_image_network(path: Path, device: str) -> Callable[[Tensor], Tensor]:
     Raises:
         UserError: When the file cannot be read or is not a ResNet-18.
     """
-    network = ResNet18()
-    load_image_weights(network, path)
-    network.to(device).eval()
+    network = load_object_network(path, device, "--image-weights")
     return lambda images: network(enlarged(images.to(device))).mean(dim=(2, 3))
 
 
@@ -164,7 +155,7 @@ def encode(
                     if encoders.sound is not None:
                         vectors = encoders.sound(batch.spectrograms)
                         found["sound"].append(vectors.float().cpu().numpy())
-            _write_arrays(
+            write_arrays(
                 path,
                 rows=np.array(kept, dtype=np.int64),
                 broken=np.array([row for row, _ in broken], dtype=np.int64),
@@ -202,15 +193,7 @@ def unit_features(folder: Path, samples: Samples, kind: str) -> Tensor:
     return features
 
 
-def search(
-    folder: Path,
-    kind: str,
-    features: Tensor,
-    k: int,
-    *,
-    rows: int = ROWS,
-    columns: int = COLUMNS,
-) -> Tensor:
+def search(folder: Path, kind: str, features: Tensor, k: int, *, rows: int = ROWS) -> Tensor:
     """Return the `k` nearest others of each sample, int64 [n, k]; blocks that are there are kept.
 
     Args:
@@ -219,7 +202,6 @@ def search(
         features: Vectors of unit length, [n, d].
         k: Number of neighbours, below n.
         rows: Number of samples in a block.
-        columns: Number of samples that they are compared with at a time.
     """
     count = len(features)
     lists = torch.empty(count, k, dtype=torch.int64)
@@ -227,8 +209,8 @@ def search(
         for block in _blocks(count, rows):
             path = folder / f"{kind}-{block.start:09d}.npz"
             if not path.exists():
-                found = nearest(features, block, k, columns=columns)
-                _write_arrays(path, lists=found.cpu().numpy().astype(np.int32))
+                found = nearest(features, block, k)
+                write_arrays(path, lists=found.cpu().numpy().astype(np.int32))
             with np.load(path) as arrays:
                 lists[block.start : block.stop] = torch.from_numpy(arrays["lists"])
             bar.update(len(block))
@@ -240,7 +222,7 @@ def write_lists(path: Path, names: list[str], lists: dict[str, Tensor]) -> None:
     if "sound" in lists:
         write_neighbours(path, names, lists["image"], lists["sound"])
     else:
-        _write_arrays(path, ids=np.array(names), image_neighbours=lists["image"].numpy())
+        write_arrays(path, ids=np.array(names), image_neighbours=lists["image"].numpy())
 
 
 def _blocks(count: int, size: int) -> list[range]:
@@ -249,8 +231,3 @@ def _blocks(count: int, size: int) -> list[range]:
 
 def _features_path(folder: Path, rows: range) -> Path:
     return folder / f"features-{rows.start:09d}.npz"
-
-
-def _write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]

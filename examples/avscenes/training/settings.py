@@ -26,6 +26,8 @@ from avscenes.files.strict import (
 from avscenes.media.transforms import TRANSFORMS
 from avscenes.models.encoders import MAP_STRIDES, NORMS
 
+# Losses that have contrasts of their own.
+OTHER_METHODS = ("lvs", "hardpos", "alignment")
 LOSSES = {
     # name: which of the three adjacency terms are switched on, as (fns_audio, fns_visual, tne)
     "nce": (False, False, False),
@@ -36,12 +38,8 @@ LOSSES = {
     "fnac": (True, True, True),
     # Likely false negatives are left out of the contrastive term instead.
     "elimination": (False, False, False),
-    # Those of other methods, which have contrasts of their own.
-    "lvs": (False, False, False),
-    "hardpos": (False, False, False),
-    "alignment": (False, False, False),
+    **dict.fromkeys(OTHER_METHODS, (False, False, False)),
 }
-OTHER_METHODS = ("lvs", "hardpos", "alignment")
 _CONTRASTS = tuple(name for name in LOSSES if name not in OTHER_METHODS)
 # Options that only some losses have.
 TAKEN_BY = {

@@ -49,31 +49,20 @@ def load_trained(path: Path, device: str | torch.device) -> Trained:
         epoch = int(checkpoint.get("epoch", 0))
     else:
         folder, settings = _read_settings(path)
-        visual, audio, epoch = _own(path, checkpoint, state, folder, settings)
+        if "epoch" not in checkpoint or not state:
+            raise UserError(f"--checkpoint: {path} is no checkpoint of train_fnac.py")
+        try:
+            visual, audio = build_encoders(**encoder_options(settings))
+            _load(visual, "visual.", state)
+            _load(audio, "audio.", state)
+        except RuntimeError as error:
+            raise UserError(
+                f"--checkpoint: {path} does not fit the settings in {folder / 'config.json'}"
+            ) from error
+        epoch = int(checkpoint["epoch"]) + 1
     projections = projections_of(state, device)
     visual, audio = visual.to(device).eval(), audio.to(device).eval()
     return Trained(folder, settings, epoch, visual, audio, projections)
-
-
-def _own(
-    path: Path,
-    checkpoint: Mapping[str, Any],
-    state: Mapping[str, Any],
-    folder: Path,
-    settings: Settings,
-) -> tuple[VisualEncoder, AudioEncoder, int]:
-    """Return the encoders of one of our checkpoints, and its epoch."""
-    if "epoch" not in checkpoint or not state:
-        raise UserError(f"--checkpoint: {path} is no checkpoint of train_fnac.py")
-    try:
-        visual, audio = build_encoders(**encoder_options(settings))
-        _load(visual, "visual.", state)
-        _load(audio, "audio.", state)
-    except RuntimeError as error:
-        raise UserError(
-            f"--checkpoint: {path} does not fit the settings in {folder / 'config.json'}"
-        ) from error
-    return visual, audio, int(checkpoint["epoch"]) + 1
 
 
 def _read_settings(path: Path) -> tuple[Path, Settings]:

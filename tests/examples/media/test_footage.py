@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from video_files import turn_upright, write_video
+from video_files import brightness, turn_upright, write_video
 
 from avscenes.media.footage import Unreadable, read_footage
 
 
-def brightness(footage):
-    return [np.asarray(image)[:, image.width // 2 :].mean() for image in footage.frames()]
+def levels(footage):
+    return [brightness(image) for image in footage.frames()]
 
 
 def test_frames_come_at_the_rate_of_the_video_and_again_when_asked_again(tmp_path):
@@ -14,7 +14,7 @@ def test_frames_come_at_the_rate_of_the_video_and_again_when_asked_again(tmp_pat
     assert footage.rate == 12
     expected = [250 * number / 24 for number in range(24)]
     for _ in range(2):
-        assert brightness(footage) == pytest.approx(expected, abs=6)
+        assert levels(footage) == pytest.approx(expected, abs=6)
 
 
 @pytest.mark.parametrize(("fps", "most", "rate"), [(60, 30, 30), (50, 30, 25), (20, 10, 10)])
@@ -22,7 +22,7 @@ def test_frames_of_a_fast_video_are_passed_over(tmp_path, fps, most, rate):
     footage = read_footage(write_video(tmp_path / "a.mp4", fps=fps), most)
     assert footage.rate == rate
     expected = [250 * number / (2 * rate) for number in range(2 * rate)]
-    assert brightness(footage) == pytest.approx(expected, abs=8)
+    assert levels(footage) == pytest.approx(expected, abs=8)
 
 
 def test_a_variable_rate_becomes_a_constant_one_and_keeps_its_times(tmp_path):
@@ -31,13 +31,13 @@ def test_a_variable_rate_becomes_a_constant_one_and_keeps_its_times(tmp_path):
     footage = read_footage(path)
     assert footage.rate == 10
     expected = [0] + [50] * 7 + [100] + [150] * 10 + [200]
-    assert brightness(footage) == pytest.approx(expected, abs=6)
+    assert levels(footage) == pytest.approx(expected, abs=6)
 
 
 def test_a_slide_show_is_shown_often_enough_for_a_map_that_moves(tmp_path):
     footage = read_footage(write_video(tmp_path / "a.mp4", seconds=3, fps=1))
     assert footage.rate == 10
-    assert len(brightness(footage)) == 30
+    assert len(levels(footage)) == 30
 
 
 def test_a_video_filmed_upright_is_shown_upright(tmp_path):

@@ -147,14 +147,13 @@ def test_grey_of_32_bits_of_no_known_range_is_refused(tmp_path, mode, low, high)
         load_frame(tmp_path / "image.tif")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_truncated_image_is_refused(tmp_path, suffix):
-    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+@pytest.mark.parametrize(("suffix", "least"), [("jpg", None), ("png", None), ("jpg", 246)])
+def test_a_truncated_image_is_refused(tmp_path, suffix, least):
     path = tmp_path / f"image.{suffix}"
-    Image.fromarray(pixels).save(path)
-    path.write_bytes(path.read_bytes()[:-500])
+    photograph((800, 600)).save(path)
+    path.write_bytes(path.read_bytes()[:-2_000])
     with pytest.raises(OSError, match="truncated"):
-        load_frame(path)
+        load_frame(path, least)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
@@ -377,11 +376,3 @@ def test_a_jpeg_decoded_smaller_is_turned_and_keeps_its_colours(tmp_path):
         assert result.size == (300, 400)
         expected = load_frame(tmp_path / "image.jpg").getpixel((10, 10))
         assert result.getpixel((10, 10)) == pytest.approx(expected, abs=2), mode
-
-
-def test_a_truncated_jpeg_is_refused_when_decoded_smaller(tmp_path):
-    photograph((800, 600)).save(tmp_path / "image.jpg")
-    path = tmp_path / "image.jpg"
-    path.write_bytes(path.read_bytes()[:-2_000])
-    with pytest.raises(OSError, match="truncated"):
-        load_frame(path, 246)

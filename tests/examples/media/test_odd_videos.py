@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from small_sets import truncate
 from video_files import write_video
 
 from avscenes.media.streams import in_words
@@ -92,43 +93,37 @@ def test_the_middle_is_that_of_the_pictures_not_of_subtitles(tmp_path, suffix, l
     assert brightness(with_titles) == pytest.approx(125, abs=8)
 
 
+CODECS = {
+    **dict.fromkeys(("mp4", "mkv", "avi", "mov"), ("mpeg4", "aac")),
+    **dict.fromkeys(("ts", "mpg"), ("mpeg2video", "mp2")),
+    "webm": ("libvpx", "libopus"),
+    "wmv": ("msmpeg4", "libmp3lame"),
+}
+
+
 @pytest.mark.parametrize(
-    ("suffix", "codecs"),
+    ("suffix", "first", "part", "loud", "tolerance"),
     [
-        *[(suffix, {}) for suffix in ("mp4", "mkv", "avi", "mov")],
-        *[(suffix, {"vcodec": "mpeg2video", "acodec": "mp2"}) for suffix in ("ts", "mpg")],
-        ("webm", {"vcodec": "libvpx", "acodec": "libopus"}),
-        ("wmv", {"vcodec": "msmpeg4", "acodec": "libmp3lame"}),
+        *[(suffix, 0, (6.5, 7), 7 / 12, 0.06) for suffix in CODECS],
+        *[(suffix, 8, (0, 0.2), 5 / 12, 0.05) for suffix in ("mp4", "mkv", "ts")],
     ],
 )
-def test_sound_that_goes_on_does_not_move_the_middle(tmp_path, suffix, codecs):
-    path = write(
-        tmp_path / f"long.{suffix}", [("video", 0, 4, True), ("audio", 0, 12, True)], **codecs
-    )
+def test_sound_that_is_longer_does_not_move_the_middle(
+    tmp_path, suffix, first, part, loud, tolerance
+):
+    vcodec, acodec = CODECS[suffix]
+    streams = [("video", first, first + 4, True), ("audio", 0, 12, True)]
+    path = write(tmp_path / f"long.{suffix}", streams, vcodec=vcodec, acodec=acodec)
     assert brightness(path) == pytest.approx(125, abs=9)
     sound = read_sound(path)
-    # Five seconds at either side of second 2, of which the sound has seconds 0 to 7.
+    # Five seconds at either side of second 2 or 10, of which the sound has 0 to 7 or 5 to 12.
     assert len(sound) == pytest.approx(7 * SAMPLE_RATE, abs=0.15 * SAMPLE_RATE)
-    assert level(sound, 6.5, 7) == pytest.approx(7 / 12, abs=0.06)
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
-def test_pictures_that_start_late_have_their_own_middle(tmp_path, suffix):
-    codecs = {"vcodec": "mpeg2video", "acodec": "mp2"} if suffix == "ts" else {}
-    path = write(
-        tmp_path / f"late.{suffix}", [("video", 8, 12, True), ("audio", 0, 12, True)], **codecs
-    )
-    assert brightness(path) == pytest.approx(125, abs=9)
-    sound = read_sound(path)
-    assert len(sound) == pytest.approx(7 * SAMPLE_RATE, abs=0.15 * SAMPLE_RATE)
-    assert level(sound, 0, 0.2) == pytest.approx(5 / 12, abs=0.05)
+    assert level(sound, *part) == pytest.approx(loud, abs=tolerance)
 
 
 def test_a_file_cut_short_does_not_get_another_middle(tmp_path):
     streams = [("video", 0, 4, True), ("audio", 0, 4, True), ("subtitle", 5, 6, False)]
-    path = write(tmp_path / "cut.mkv", streams)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(0.3 * len(content))])
+    path = truncate(write(tmp_path / "cut.mkv", streams), 0.3)
     with pytest.raises(ValueError, match=r"the video stops at .* before its middle at [23]\.\d s"):
         read_frame(path)
 

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from video_files import turn_upright, write_video
+from small_sets import truncate
+from video_files import brightness, turn_upright, write_video
 
 from avscenes.media.videos import SAMPLE_RATE, encode_jpeg, encode_wav, read_frame, read_sound
-
-
-def brightness(image):
-    return np.asarray(image)[:, image.width // 2 :].mean()
 
 
 @pytest.mark.parametrize(
@@ -73,8 +70,7 @@ def test_a_video_without_sound_says_so(tmp_path):
 @pytest.mark.parametrize(("share", "stops"), [(0.2, True), (0.45, True), (0.9, False)])
 def test_a_file_cut_short_needs_its_middle(tmp_path, share, stops):
     path = write_video(tmp_path / "whole.mkv", seconds=4, acodec="pcm_s16le", rate=16_000)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+    truncate(path, share)
     for read, kind in ((read_frame, "video"), (read_sound, "sound")):
         if stops:
             with pytest.raises(ValueError, match=rf"the {kind} stops at [\d.]+ s, before .* 2.0 s"):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image
+from small_sets import write_sound
 
 from avscenes.files.errors import UserError
 from avscenes.sets.annotated import annotated_set, labelled_set
-from avscenes.sets.avsbench import ms3_samples, read_split, s4_samples
+from avscenes.sets.avsbench import avsbench_samples, read_split
 from avscenes.sets.readable import readable_batches
 
 S4 = "name,start,category,split\nfirst,0,dog,test\nsecond,3,cat,train\n"
@@ -16,11 +16,6 @@ MS3 = "video_id,start,end,split\nthird,0,5,test\n"
 def write_png(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
-
-
-def write_sound(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.sin(np.arange(8_000)) / 2, 16_000)
 
 
 def square(number):
@@ -36,8 +31,8 @@ def test_s4_has_five_frames_with_their_masks(tmp_path):
         write_png(tmp_path / f"visual_frames/test/dog/first/first_{number}.png", frame)
         mask = Image.fromarray(square(number) * 255).convert("1")
         write_png(tmp_path / f"gt_masks/test/dog/first/first_{number}.png", mask)
-    write_sound(tmp_path / "audio_wav/test/dog/first.wav")
-    samples = s4_samples(tmp_path, read_split("--test-list", tmp_path / "s4.csv", "test"))
+    write_sound(tmp_path / "audio_wav/test/dog/first.wav", 1)
+    samples = avsbench_samples(tmp_path, read_split("--test-list", tmp_path / "s4.csv", "test"))
     data, skipped = annotated_set(samples, workers=1)
     assert skipped == []
     assert data.pairs.clips == [f"first_{number}" for number in range(1, 6)]
@@ -47,8 +42,7 @@ def test_s4_has_five_frames_with_their_masks(tmp_path):
     red = [data.pairs[row][0][0].mean().item() for row in range(5)]
     assert red == sorted(red)
     assert torch.equal(data.pairs[0][1], data.pairs[4][1])
-    train = s4_samples(tmp_path, read_split("--train-list", tmp_path / "s4.csv", "train"), "train")
-    assert [sample.clip.name for sample in train] == ["second_1"]
+    assert read_split("--train-list", tmp_path / "s4.csv", "train")[0]["video"] == "second"
 
 
 def test_ms3_masks_hold_numbers_of_objects(tmp_path):
@@ -60,11 +54,12 @@ def test_ms3_masks_hold_numbers_of_objects(tmp_path):
         pixels[200:, 200:] = 2
         mask = Image.fromarray(pixels if number > 1 else np.zeros_like(pixels), "L").convert("P")
         write_png(tmp_path / f"gt_masks/test/third/third_{number}.png", mask)
-    write_sound(tmp_path / "audio_wav/test/third.wav")
+    write_sound(tmp_path / "audio_wav/test/third.wav", 1)
     (tmp_path / "gt_masks/test/third/third_4.png").unlink()
     broken = tmp_path / "gt_masks/test/third/third_5.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    samples = ms3_samples(tmp_path, read_split("--test-list", tmp_path / "ms3.csv", "test"))
+    videos = read_split("--test-list", tmp_path / "ms3.csv", "test")
+    samples = avsbench_samples(tmp_path, videos, several=True)
     (batch,) = readable_batches(labelled_set(samples), range(5), batch_size=5, workers=0)
     assert batch.rows == [0, 1, 2]
     assert batch.truth.flatten(1).sum(dim=1).tolist() == [0, 400 + 576, 900 + 576]
@@ -79,10 +74,11 @@ def test_a_video_counts_once_and_its_id_may_have_an_ending(tmp_path):
     (tmp_path / "s4.csv").write_text(
         "name, category, split\nfirst.mp4,dog,test\nfirst.mp4,dog, test\nfirst.mp4,cat,train\n"
     )
-    write_sound(tmp_path / "audio_wav/test/dog/first.wav")
-    write_sound(tmp_path / "audio_wav/test/first.wav")
+    write_sound(tmp_path / "audio_wav/test/dog/first.wav", 1)
+    write_sound(tmp_path / "audio_wav/test/first.wav", 1)
     videos = read_split("--test-list", tmp_path / "s4.csv", "test")
-    for samples in (s4_samples(tmp_path, videos), ms3_samples(tmp_path, videos)):
+    for several in (False, True):
+        samples = avsbench_samples(tmp_path, videos, several=several)
         assert [sample.clip.name for sample in samples] == [f"first_{n}" for n in range(1, 6)]
         assert samples[0].clip.sound.is_file()
         assert samples[0].mask.name == "first_1.png"

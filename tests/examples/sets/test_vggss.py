@@ -31,10 +31,9 @@ def test_a_set_is_the_clips_of_a_list_with_their_boxes(tmp_path, make_clip, anno
     names = [UNHEARD, HEARD, "MKC9LvRivTM_000030"]
     for name in names:
         make_clip(tmp_path, name, size=(64, 48), rate=22_050, seconds=1)
-    make_clip(tmp_path, "not_annotated", size=(32, 32))
-    make_clip(tmp_path, "pixels_____1_000000", size=(32, 32))
-    make_clip(tmp_path, "widths_____1_000000", size=(32, 32))
     left_out = ["not_annotated", "pixels_____1_000000", "widths_____1_000000", "JIemsK_0lXc_000364"]
+    for name in left_out[:3]:
+        make_clip(tmp_path, name, size=(32, 32))
     (tmp_path / "test.csv").write_text("\n".join([*names, *left_out]))
     listed = read_ids("--test-list", tmp_path / "test.csv")
     data, skipped = annotated_set(vggss_samples(tmp_path, listed, annotations), workers=1)
