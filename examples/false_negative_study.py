@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,7 +28,7 @@ from avscenes.files.errors import UserError
 from avscenes.files.output import writing_to
 from avscenes.files.strict import Count, File, OneOf, option
 from avscenes.options.parser import ModelParser
-from avstudy import digits, recordings, runner
+from avstudy import recordings, runner
 from avstudy.cluster import KINDS, Cluster
 from avstudy.plan import DIGITS, ELIMINATION, FIELD, QUICK, QUICK_DIGITS, STUDY, Plan, read_plan
 
@@ -130,7 +131,8 @@ def find_recordings(options: Options) -> recordings.Recordings | None:
         return None
     if options.recordings is None:
         raise UserError("--data digits needs --recordings FOLDER")
-    digits.find_images()
+    if find_spec("sklearn") is None:
+        raise UserError('--data digits needs scikit-learn: pip install ".[study]"')
     return recordings.find_recordings(options.recordings)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from avscenes.files.whole_files import write_whole
 from avscenes.models.encoders import SmallTrunk
 from avscenes.models.warm_start import warm_start
 from avscenes.models.weights import read_weights
-from avscenes.scenes.scene import Design, Scene, SceneSet, make_objects, make_scene, make_scenes
+from avscenes.scenes.scene import SceneSet, make_objects, make_scenes
 from avstudy import digits
 from avstudy.plan import DigitSetting, Run, Setting
 from avstudy.recordings import Recordings
@@ -37,51 +38,33 @@ def _kept(folder: Path, name: object, make: Callable[[], Mapping[str, Tensor]]) 
     return read_weights("--output-dir", path)
 
 
-def scenes(folder: Path, seed: int, split: str, count: int, design: Design) -> SceneSet:
-    """Return scenes, from the folder if they were made before."""
-    name = ("scenes", seed, split, count, *design)
-    return SceneSet(
-        **_kept(folder, name, lambda: make_scenes(seed, split, count, design)._asdict())
-    )
-
-
-def drawn(setting: Setting | DigitSetting, seed: int, split: str, index: int) -> Scene:
-    """Return a scene to look at; that of digits says nothing."""
-    if isinstance(setting, DigitSetting):
-        return digits.make_scene(seed, split, index, setting)
-    return make_scene(seed, split, index, setting.design)
-
-
-def digit_scenes(
+def scenes(
     folder: Path,
     seed: int,
     split: str,
     count: int,
-    setting: DigitSetting,
-    recordings: Recordings,
+    setting: Setting | DigitSetting,
+    recordings: Recordings | None = None,
 ) -> SceneSet:
-    """Return scenes of digits likewise."""
-    look = (setting.size, setting.hop, setting.second_voice)
-    name = ("digits", seed, split, count, *look, recordings.digest)
-    return SceneSet(
-        **_kept(
-            folder,
-            name,
-            lambda: digits.make_scenes(seed, split, count, setting, recordings)._asdict(),
-        )
-    )
+    """Return scenes, from the folder if they were made before; those of digits need recordings."""
+    name: tuple[object, ...]
+    if isinstance(setting, Setting):
+        name = ("scenes", seed, split, count, *setting.design)
+        make = partial(make_scenes, seed, split, count, setting.design)
+    elif recordings is None:
+        raise ValueError("digits need recordings")
+    else:
+        look = (setting.size, setting.hop, setting.second_voice)
+        name = ("digits", seed, split, count, *look, recordings.digest)
+        make = partial(digits.make_scenes, seed, split, count, setting, recordings)
+    return SceneSet(**_kept(folder, name, lambda: make()._asdict()))
 
 
 def sets_of(run: Run, folder: Path, recordings: Recordings | None) -> tuple[SceneSet, SceneSet]:
     """Return what a run is trained on and what it is tested on."""
     setting = run.data
-    asked = ((run.seed, "train", setting.train_size), (run.test_seed, "test", setting.test_size))
-    if isinstance(setting, Setting):
-        train, test = (scenes(folder, *which, setting.design) for which in asked)
-    elif recordings is None:
-        raise ValueError("digits need recordings")
-    else:
-        train, test = (digit_scenes(folder, *which, setting, recordings) for which in asked)
+    train = scenes(folder, run.seed, "train", setting.train_size, setting, recordings)
+    test = scenes(folder, run.test_seed, "test", setting.test_size, setting, recordings)
     return train, test
 
 

@@ -16,13 +16,11 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avscenes.files.errors import UserError
 from avscenes.media.augmentation import scale_images
-from avscenes.media.spectrogram import log_frequency_spectrogram
 from avscenes.models.encoders import SmallTrunk
-from avscenes.scenes.drawing import turned_box
-from avscenes.scenes.scene import SPLITS, Box, Scene, SceneSet, overlap
-from avscenes.scenes.sounds import LENGTH, SAMPLE_RATE
+from avscenes.scenes.drawing import Array, turned_box
+from avscenes.scenes.scene import SPLITS, Box, Scene, SceneSet, overlap, stacked
+from avscenes.scenes.sounds import LENGTH
 from avstudy.plan import DigitSetting
 from avstudy.recordings import DIGITS, Recordings, read_recordings
 
@@ -31,20 +29,6 @@ _NOISE = 0.004
 _ROTATION = np.pi / 15  # at most
 _BATCH, _RATE = 64, 1e-2  # of the warm start
 
-Array = NDArray[np.float64]
-
-
-def find_images() -> None:
-    """Make sure that the images are there.
-
-    Raises:
-        UserError: When scikit-learn is not installed.
-    """
-    try:
-        import sklearn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError('--data digits needs scikit-learn: pip install ".[study]"') from error
-
 
 @functools.cache
 def written(split: str) -> list[list[Array]]:
@@ -52,12 +36,11 @@ def written(split: str) -> list[list[Array]]:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    images: list[list[Array]] = [[] for _ in range(DIGITS)]
-    for label in range(DIGITS):
-        for place, image in enumerate(found.images[found.target == label]):
-            if (place % 5 == 4) == (split == "test"):
-                images[label].append(image / 16)
-    return images
+    by_class = [found.images[found.target == label] / 16 for label in range(DIGITS)]
+    return [
+        [image for place, image in enumerate(images) if (place % 5 == 4) == (split == "test")]
+        for images in by_class
+    ]
 
 
 def make_scene(
@@ -101,15 +84,7 @@ def make_scenes(
     """Return the first `count` scenes of a split, `train` or `test`."""
     spoken = read_recordings(recordings.folder, split)
     scenes = [make_scene(seed, split, index, setting, spoken) for index in range(count)]
-    waves = torch.from_numpy(np.stack([scene.wave for scene in scenes])).float()
-    return SceneSet(
-        images=torch.from_numpy(np.stack([scene.image for scene in scenes])).movedim(-1, 1),
-        spectrograms=log_frequency_spectrogram(waves, SAMPLE_RATE, hop=setting.hop).unsqueeze(1),
-        boxes=torch.tensor([scene.box for scene in scenes], dtype=torch.float64),
-        masks=torch.from_numpy(np.stack([scene.mask for scene in scenes])),
-        labels=torch.tensor([scene.label for scene in scenes]),
-        silent_labels=torch.tensor([scene.silent_label for scene in scenes]),
-    )
+    return stacked(scenes, setting.hop)
 
 
 def make_objects(seed: int, count: int, size: int) -> tuple[Tensor, Tensor]:

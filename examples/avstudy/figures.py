@@ -15,9 +15,10 @@ from matplotlib.axes import Axes
 
 from avcontrast import metrics, plots
 from avscenes.pictures import overlays, style
-from avstudy import data
+from avscenes.scenes.scene import Scene, make_scene
+from avstudy import digits
 from avstudy.effects import MEASURES, Stage
-from avstudy.plan import ADJACENCY_WEIGHTS, Method
+from avstudy.plan import ADJACENCY_WEIGHTS, DigitSetting, Method
 from avstudy.statistics import Interval, mean_interval
 
 _MARKER: Any = {"fmt": "o", "markersize": 4, "capsize": 2}
@@ -165,15 +166,21 @@ def matrices(path: Path, stage: Stage) -> None:
         figure.colorbar(image, ax=grid, shrink=0.6).set_label("highest cosine")
 
 
+def _scene(stage: Stage, setting: str, split: str, number: int) -> Scene:
+    """Return a scene to look at; that of digits says nothing."""
+    seed, how = stage.plan.report["matrices"]["seed"], stage.plan.settings[setting]
+    if isinstance(how, DigitSetting):
+        return digits.make_scene(seed, split, number, how)
+    return make_scene(seed, split, number, how.design)
+
+
 def heat_maps(path: Path, stage: Stage, setting: str) -> None:
     """Draw test scenes, and under each the heat maps of methods with the top quarter outlined."""
-    asked = stage.plan.report
-    found = {name: _chosen(stage.rows, setting, name) for name in asked["curves"]}
+    found = {name: _chosen(stage.rows, setting, name) for name in stage.plan.report["curves"]}
     found = {name: rows for name, rows in found.items() if not rows.empty}
     numbers = next(iter(found.values())).scene
-    data_setting, seed = stage.plan.settings[setting], asked["matrices"]["seed"]
-    scenes = [data.drawn(data_setting, seed, "test", number) for number in numbers]
-    size = data_setting.size
+    scenes = [_scene(stage, setting, "test", number) for number in numbers]
+    size = stage.plan.settings[setting].size
     with style.figure(path, 8.2, 0.6 + 8 * (1 + len(found)) / len(scenes)) as figure:
         grid = figure.subplots(1 + len(found), len(scenes), squeeze=False)
         for axis, scene in zip(grid[0], scenes, strict=True):
@@ -195,11 +202,8 @@ def heat_maps(path: Path, stage: Stage, setting: str) -> None:
 
 def left_out(path: Path, stage: Stage, setting: str) -> None:
     """Draw images of a batch, and beside each the objects whose sounds were left out for it."""
-    asked = stage.plan.report
-    rows = stage.rows[stage.rows.setting == setting]
-    rows = rows[rows.method == rows.method.iloc[0]]
+    rows = _chosen(stage.rows, setting, stage.methods(setting)[0])
     images = dict(list(rows.groupby("image", sort=False)))
-    data_setting, seed = stage.plan.settings[setting], asked["matrices"]["seed"]
     columns = 1 + max(map(len, images.values()))
     with style.figure(path, 1.25 * columns, 0.5 + 1.35 * len(images)) as figure:
         grid = figure.subplots(len(images), columns, squeeze=False)
@@ -217,7 +221,7 @@ def left_out(path: Path, stage: Stage, setting: str) -> None:
             for axis in axes:
                 axis.set_axis_off()
             for axis, (number, colour, says) in zip(axes, shown, strict=False):
-                scene = data.drawn(data_setting, seed, "train", number)
+                scene = _scene(stage, setting, "train", number)
                 axis.imshow(scene.image)
                 plots.show_boxes(axis, torch.tensor([scene.box]), *scene.image.shape[:2])
                 axis.set_title(says, fontsize=7, color=colour)
@@ -225,11 +229,8 @@ def left_out(path: Path, stage: Stage, setting: str) -> None:
 
 def left_out_over_time(path: Path, stage: Stage) -> None:
     """Draw over the epochs which share of the pairs is left out, and how much of it rightly."""
-    settings = [
-        name
-        for name in stage.plan.report["settings"].values()
-        if stage.rows[stage.rows.setting == name].left_out.notna().any()
-    ]
+    stage = stage._replace(rows=stage.rows[stage.rows.left_out.notna()])
+    settings = [name for name in stage.plan.report["settings"].values() if stage.methods(name)]
     lines = {
         "left_out": ("left out", style.INK),
         "left_out_same_class": ("of these: same class", style.GREEN),
@@ -238,10 +239,9 @@ def left_out_over_time(path: Path, stage: Stage) -> None:
     with style.figure(path, 8.2, 2.8) as figure:
         grid = figure.subplots(1, len(settings), squeeze=False, sharey=True)
         for axis, setting in zip(grid[0], settings, strict=True):
-            rows = stage.rows[(stage.rows.setting == setting) & stage.rows.left_out.notna()]
-            rows = rows[rows.method == rows.method.iloc[0]].set_index("epoch")
+            points = _chosen(stage.rows, setting, stage.methods(setting)[0]).set_index("epoch")
             for name, (label, colour) in lines.items():
-                _curve(axis, 100 * rows[name].dropna(), label, colour)
+                _curve(axis, 100 * points[name].dropna(), label, colour)
             axis.set_title(stage.label(setting))
             axis.set_xlabel("epoch")
             axis.set_ylim(0, 100)

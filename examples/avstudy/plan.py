@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 from typing_extensions import NotRequired, TypedDict
@@ -109,12 +109,8 @@ class Method(NamedTuple):
         """What it asks for that its contrast has no part in, or None."""
         if self.contrast == "nce":
             return None
-        parts = {
-            "ignore": self.ignore != "nothing",
-            "elimination": self.elimination != "none",
-            **{name: getattr(self, name) > 0 for name in ADJACENCY_WEIGHTS},
-        }
-        return next((name for name, asked in parts.items() if asked), None)
+        idle = {"ignore": "nothing", "elimination": "none", **dict.fromkeys(ADJACENCY_WEIGHTS, 0)}
+        return next((name for name, value in idle.items() if getattr(self, name) != value), None)
 
 
 class _Drawn(TypedDict):
@@ -187,6 +183,9 @@ class Plan(NamedTuple):
         return list(dict.fromkeys(run.stage for run in self.runs))
 
 
+Kind = TypeVar("Kind", Setting, DigitSetting)
+
+
 class _Block(BaseModel, strict=True, extra="forbid"):
     stage: str
     settings: list[str]
@@ -205,14 +204,8 @@ class _File(BaseModel, strict=True, extra="forbid"):
     report: Report
 
 
-class _Scenes(BaseModel, strict=True, extra="forbid"):
-    settings: dict[str, Setting]
-    methods: dict[str, Method]
-    tuned: dict[str, dict[str, Method]]
-
-
-class _Digits(BaseModel, strict=True, extra="forbid"):
-    settings: dict[str, DigitSetting]
+class _Tables(BaseModel, Generic[Kind], strict=True, extra="forbid"):
+    settings: dict[str, Kind]
     methods: dict[str, Method]
     tuned: dict[str, dict[str, Method]]
 
@@ -231,11 +224,11 @@ def read_plan(path: Path) -> Plan:
             "methods": methods,
             "tuned": {name: _whole(own, methods) for name, own in _whole(content.tuned).items()},
         }
-        tables: _Scenes | _Digits
+        tables: _Tables[Setting] | _Tables[DigitSetting]
         if content.data == "scenes":
-            tables = checked(_Scenes, whole, str(path))
+            tables = checked(_Tables[Setting], whole, str(path))
         else:
-            tables = checked(_Digits, whole, str(path))
+            tables = checked(_Tables[DigitSetting], whole, str(path))
         plan = Plan("", content.report, tables.settings, tables.methods, tables.tuned, [])
         runs = [run for block in content.runs for run in _runs(block, plan)]
     except KeyError as error:

@@ -13,16 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from avscenes.files.errors import UserError, reason_of
+from avscenes.scenes.drawing import Array
 from avscenes.scenes.sounds import SAMPLE_RATE
 
 DIGITS = 10
 _TEST_NUMBERS = 8
 _NAME = re.compile(r"(\d)_[^_]+_(\d+)\.wav")
-
-Array = NDArray[np.float64]
 
 
 class Recordings(NamedTuple):
@@ -38,17 +36,15 @@ def find_recordings(folder: Path) -> Recordings:
     Raises:
         UserError: When it is not there, or has something else in it, or too little.
     """
-    files = _files(folder)
     digest = hashlib.sha256()
-    found: dict[tuple[str, int], int] = {}
-    for path in files:
+    found = set()
+    for path, split, digit in _files(folder):
         _read(path)
         digest.update(path.name.encode() + path.read_bytes())
-        split, digit = _place(path)
-        found[split, digit] = found.get((split, digit), 0) + 1
+        found.add((split, digit))
     for split, numbers in (("test", "below"), ("train", "from")):
         for digit in range(DIGITS):
-            if not found.get((split, digit)):
+            if (split, digit) not in found:
                 raise UserError(
                     f"--recordings: {folder} has too few recordings: none of digit {digit} with a "
                     f"number {numbers} {_TEST_NUMBERS}, which are those of the {split} split"
@@ -59,19 +55,24 @@ def find_recordings(folder: Path) -> Recordings:
 def read_recordings(folder: Path, split: str) -> list[list[Array]]:
     """Return the waveforms of a split, `train` or `test`, by digit and in the order of names."""
     waves: list[list[Array]] = [[] for _ in range(DIGITS)]
-    for path in _files(folder):
-        found, digit = _place(path)
+    for path, found, digit in _files(folder):
         if found == split:
             waves[digit].append(_read(path))
     return waves
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[tuple[Path, str, int]]:
+    """Return the files in the order of names, each with its split and digit."""
     inside = folder / "recordings"
     if not inside.is_dir():
         raise UserError(f"--recordings: there is no folder {inside}")
-    files = sorted(path for path in inside.iterdir() if not path.name.startswith("."))
-    wrong = [path.name for path in files if _NAME.fullmatch(path.name) is None]
+    files, wrong = [], []
+    for path in sorted(path for path in inside.iterdir() if not path.name.startswith(".")):
+        if match := _NAME.fullmatch(path.name):
+            split = "test" if int(match[2]) < _TEST_NUMBERS else "train"
+            files.append((path, split, int(match[1])))
+        else:
+            wrong.append(path.name)
     if wrong:
         more = f", nor are {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(
@@ -79,13 +80,6 @@ def _files(folder: Path) -> list[Path]:
             f"{more}"
         )
     return files
-
-
-def _place(path: Path) -> tuple[str, int]:
-    """Return split and digit of a file."""
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return "test" if int(match[2]) < _TEST_NUMBERS else "train", int(match[1])
 
 
 def _read(path: Path) -> Array:

@@ -15,6 +15,9 @@ from avstudy.rows import CURVES, HEAT_MAPS, LEFT_OUT, MATRICES, RUNS, read_rows
 
 # Of the stages of these names.
 TABLES = (tables.calibration, tables.tuning, tables.levels, tables.classes, tables.repeats)
+FIGURES = (figures.calibration, figures.classes)
+# Of rows of single scenes, for each setting that has some.
+EXAMPLES = {HEAT_MAPS: figures.heat_maps, LEFT_OUT: figures.left_out}
 
 
 def write(plan: Plan, folder: Path) -> list[Path]:
@@ -27,53 +30,44 @@ def write(plan: Plan, folder: Path) -> list[Path]:
     """
     runs, curves = read_rows(folder / RUNS), read_rows(folder / CURVES)
     stages = {name: Stage(plan, rows) for name, rows in runs.groupby("stage")}
-    found: dict[str, str] = {}
-    drawings: list[tuple[str, Callable[[Path], None]]] = []
+    texts: dict[str, str] = {}
+    drawings: dict[str, Callable[[Path], None]] = {}
     try:
         for table in TABLES:
-            if table.__name__ in stages:
-                found[table.__name__] = table(stages[table.__name__])
-        for draw in (figures.calibration, figures.classes):
-            if draw.__name__ in stages:
-                drawings.append((draw.__name__, partial(draw, stage=stages[draw.__name__])))
+            if stage := stages.get(table.__name__):
+                texts[table.__name__] = table(stage)
+        for draw in FIGURES:
+            if stage := stages.get(draw.__name__):
+                drawings[draw.__name__] = partial(draw, stage=stage)
         if evaluation := stages.get("evaluation"):
+            settings = plan.report["settings"]
             for name in ("primary", "gaps"):
-                found[name] = tables.comparisons(evaluation, plan.report[name])
-            for role, setting in plan.report["settings"].items():
-                found[f"results-{role}"] = tables.results(evaluation, setting)
+                texts[name] = tables.comparisons(evaluation, plan.report[name])
+            for role, setting in settings.items():
+                texts[f"results-{role}"] = tables.results(evaluation, setting)
             for name, columns in tables.FURTHER.items():
-                found[name] = tables.further(evaluation, columns)
-            found["costs"] = tables.costs(evaluation)
+                texts[name] = tables.further(evaluation, columns)
+            texts["costs"] = tables.costs(evaluation)
             over_time = Stage(plan, curves[curves.stage == "evaluation"])
             alike = Stage(plan, read_rows(folder / MATRICES))
-            drawings += [
-                ("effects", partial(figures.effects, stage=evaluation)),
-                ("curves", partial(figures.curves, stage=over_time)),
-                ("matrices", partial(figures.matrices, stage=alike)),
-            ]
+            drawings["effects"] = partial(figures.effects, stage=evaluation)
+            drawings["curves"] = partial(figures.curves, stage=over_time)
+            drawings["matrices"] = partial(figures.matrices, stage=alike)
             if "left_out" in evaluation.rows:
-                found["left-out"] = tables.left_out(evaluation)
-                draw_left_out = partial(figures.left_out_over_time, stage=over_time)
-                drawings.append(("left-out", draw_left_out))
-            for name, draw_scenes in (
-                (HEAT_MAPS, figures.heat_maps),
-                (LEFT_OUT, figures.left_out),
-            ):
+                texts["left-out"] = tables.left_out(evaluation)
+                drawings["left-out"] = partial(figures.left_out_over_time, stage=over_time)
+            for name, draw_scenes in EXAMPLES.items():
                 if (folder / name).is_file():
                     examples = Stage(plan, read_rows(folder / name))
-                    drawings += [
-                        (
-                            f"{name.removesuffix('.csv')}-{role}".replace("_", "-"),
-                            partial(draw_scenes, stage=examples, setting=setting),
-                        )
-                        for role, setting in plan.report["settings"].items()
-                        if examples.methods(setting)
-                    ]
-        for name, text in found.items():
+                    for role, setting in settings.items():
+                        if examples.methods(setting):
+                            title = f"{Path(name).stem}-{role}".replace("_", "-")
+                            drawings[title] = partial(draw_scenes, stage=examples, setting=setting)
+        for name, text in texts.items():
             write_whole(folder / f"{name}.md", f"{text}\n".encode())
-        for name, draw_it in drawings:
+        for name, draw_it in drawings.items():
             draw_it(folder / f"{name}.png")
     except KeyError as error:
         raise UserError(f"the [report] of the plan says nothing of {error}") from error
-    names = [*(f"{name}.md" for name in found), *(f"{name}.png" for name, _ in drawings)]
+    names = [*(f"{name}.md" for name in texts), *(f"{name}.png" for name in drawings)]
     return [folder / name for name in names]

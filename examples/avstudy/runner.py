@@ -79,14 +79,13 @@ def read_result(
     if recordings is not None:
         asked = {**asked, "recordings": recordings.digest}
         found = {**found, "recordings": result.get("made_by", {}).get("recordings")}
-    different = [name for name in asked if found.get(name) != asked[name]]
-    if different:
-        name = different[0]
-        says = "these are" if name == "recordings" else "the plan says"
-        raise UserError(
-            f"{path} was run with {name} {found.get(name)}, {says} {asked[name]}; "
-            "name another --output-dir, or remove the file to run it again"
-        )
+    for name, value in asked.items():
+        if found.get(name) != value:
+            says = "these are" if name == "recordings" else "the plan says"
+            raise UserError(
+                f"{path} was run with {name} {found.get(name)}, {says} {value}; "
+                "name another --output-dir, or remove the file to run it again"
+            )
     return result
 
 
@@ -146,16 +145,14 @@ def _import_path() -> str:
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
+    before = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _finish(task: Task) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -12,7 +12,6 @@ from avstudy.plan import Comparison, DigitSetting, Setting, Trials
 from avstudy.rows import KEY
 from avstudy.statistics import Interval
 
-Column = tuple[str, list[str]]  # a heading and cells
 FURTHER = {
     "further": {
         "image_to_sound_precision": "image to sound",
@@ -37,21 +36,6 @@ FURTHER = {
 }
 
 
-def table(columns: Sequence[Column]) -> str:
-    """Return columns as Markdown."""
-    names, cells = zip(*columns, strict=True)
-    return markdown_table([names, *zip(*cells, strict=True)])
-
-
-def described(setting: Setting | DigitSetting, base: Setting | DigitSetting) -> str:
-    """Return in which fields a setting differs from another one."""
-    plain = base._asdict()
-    changed = [
-        f"`{name}` {value}" for name, value in setting._asdict().items() if value != plain[name]
-    ]
-    return ", ".join(changed) or "as it is"
-
-
 def _mean(stage: Stage, measure: str, setting: str, method: str) -> str:
     return written(Interval(stage.mean(measure, setting, method).mean), ".1f")
 
@@ -62,21 +46,20 @@ def _seeds(stage: Stage, setting: str, method: str) -> str:
 
 def calibration(stage: Stage) -> str:
     """Return the gap between oracle and reference in every candidate."""
-    plan, names = stage.plan, stage.settings()
-    reference = plan.report["reference"]
-    base = plan.settings[next(iter(plan.settings))]
-    columns: list[Column] = [
-        ("candidate", [f"**{name}**: {described(plan.settings[name], base)}" for name in names]),
-        ("seeds", [_seeds(stage, name, reference) for name in names]),
-    ]
-    for measure, title in MEASURES.items():
-        means = [_mean(stage, measure, name, reference) for name in names]
-        gaps = [written(stage.gap(measure, name)) for name in names]
-        columns += [
-            (f"{title}, {stage.label(reference)}", means),
-            ("oracle gap, points", gaps),
-        ]
-    return table(columns)
+    settings, reference = stage.plan.settings, stage.plan.report["reference"]
+    base = settings[next(iter(settings))]._asdict()
+    lines = [["candidate", "seeds"]]
+    for title in MEASURES.values():
+        lines[0] += [f"{title}, {stage.label(reference)}", "oracle gap, points"]
+    for name in stage.settings():
+        fields = settings[name]._asdict().items()
+        changed = ", ".join(f"`{field}` {value}" for field, value in fields if value != base[field])
+        candidate = f"**{name}**: {changed or 'as it is'}"
+        lines.append([candidate, _seeds(stage, name, reference)])
+        for measure in MEASURES:
+            gap = written(stage.gap(measure, name))
+            lines[-1] += [_mean(stage, measure, name, reference), gap]
+    return markdown_table(lines)
 
 
 def tuning(stage: Stage) -> str:
@@ -91,8 +74,7 @@ def tuning(stage: Stage) -> str:
             for trial in names:
                 score = " / ".join(_mean(stage, measure, setting, trial) for measure in measures)
                 column[stage.label(trial)] = f"**{score}**" if trial == best else score
-    found = pd.DataFrame(scores).fillna("-")
-    return table([("trial", list(found.index)), *found.items()])
+    return markdown_table([["trial", *scores], *pd.DataFrame(scores).fillna("-").itertuples()])
 
 
 def split(tried: Trials) -> tuple[list[str], dict[str, list[str]]]:
@@ -158,13 +140,9 @@ def results(stage: Stage, setting: str) -> str:
 
 def further(stage: Stage, columns: dict[str, str]) -> str:
     """Return means of further measures, all settings under each other."""
-    lines = [["setting: method", *columns.values()]]
-    for setting in dict.fromkeys(stage.plan.report["settings"].values()):
-        rows = stage.rows[stage.rows.setting == setting]
-        for method, means in rows.groupby("method", sort=False)[[*columns]].mean().iterrows():
-            label = f"{stage.label(setting)}: {stage.label(method)}"
-            lines.append([label, *(f"{mean:.3f}" for mean in means)])
-    return markdown_table(lines)
+    settings = dict.fromkeys(stage.plan.report["settings"].values())
+    rows = pd.concat([stage.rows[stage.rows.setting == setting] for setting in settings])
+    return _means(stage, rows, columns, "{:.3f}".format)
 
 
 def left_out(stage: Stage) -> str:
@@ -174,13 +152,19 @@ def left_out(stage: Stage) -> str:
         "left_out_same_class": "of these: same class, %",
         "left_out_shown": "of these: shown, %",
     }
-    lines = [["setting: method", *columns.values()]]
     rows = stage.rows[stage.rows.left_out.notna()]
-    for (setting, method), means in (
-        rows.groupby(["setting", "method"], sort=False)[[*columns]].mean().iterrows()
-    ):
+    return _means(stage, rows, columns, lambda mean: f"{100 * mean:.0f}")
+
+
+def _means(
+    stage: Stage, rows: pd.DataFrame, columns: dict[str, str], form: Callable[[float], str]
+) -> str:
+    """Return means of columns by setting and method, in the order of the rows."""
+    lines = [["setting: method", *columns.values()]]
+    groups = rows.groupby(["setting", "method"], sort=False)
+    for (setting, method), means in groups[[*columns]].mean().iterrows():
         label = f"{stage.label(setting)}: {stage.label(method)}"
-        lines.append([label, *(f"{100 * mean:.0f}" for mean in means)])
+        lines.append([label, *map(form, means)])
     return markdown_table(lines)
 
 
@@ -204,22 +188,21 @@ def levels(stage: Stage) -> str:
 
 def classes(stage: Stage) -> str:
     """Return what becomes of the methods when batches hold fewer classes."""
-    reference, names = stage.plan.report["reference"], stage.settings()
-    settings = [stage.plan.settings[name] for name in names]
-    methods = stage.methods(names[0])
-    columns: list[Column] = [
-        ("classes in a batch", [str(setting.classes_per_batch) for setting in settings]),
-        ("false negatives a sample", [f"{partners_per_sample(one):.1f}" for one in settings]),
-    ]
-    for measure, title in MEASURES.items():
-        for method in methods:
-            means = [_mean(stage, measure, name, method) for name in names]
-            columns.append((f"{title}, {stage.label(method)}", means))
-        for method in methods:
-            if method != reference:
-                effects = [stage.effect(measure, name, method, reference) for name in names]
-                columns.append((f"difference of {stage.label(method)}", [*map(written, effects)]))
-    return table(columns)
+    reference, settings = stage.plan.report["reference"], stage.plan.settings
+    methods = stage.methods(stage.settings()[0])
+    others = [method for method in methods if method != reference]
+    lines = [["classes in a batch", "false negatives a sample"]]
+    for title in MEASURES.values():
+        lines[0] += [f"{title}, {stage.label(method)}" for method in methods]
+        lines[0] += [f"difference of {stage.label(method)}" for method in others]
+    for name in stage.settings():
+        count, partners = settings[name].classes_per_batch, partners_per_sample(settings[name])
+        lines.append([str(count), f"{partners:.1f}"])
+        for measure in MEASURES:
+            effects = [stage.effect(measure, name, method, reference) for method in others]
+            lines[-1] += [_mean(stage, measure, name, method) for method in methods]
+            lines[-1] += map(written, effects)
+    return markdown_table(lines)
 
 
 def partners_per_sample(setting: Setting | DigitSetting) -> float:

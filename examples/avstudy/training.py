@@ -74,15 +74,13 @@ def batches(labels: Tensor, setting: Setting | DigitSetting, seed: int, epoch: i
     for _ in range(count):
         chosen = torch.randperm(setting.classes, generator=generator)[:wanted].tolist()
         shares = [size // wanted + (place < size % wanted) for place in range(wanted)]
+        rows = []
         for label, share in zip(chosen, shares, strict=True):
-            if share > len(members[label]):
-                raise ValueError(
-                    f"a batch needs {share} of class {label}, got {len(members[label])}"
-                )
-        rows = [
-            members[label][torch.randperm(len(members[label]), generator=generator)[:share]]
-            for label, share in zip(chosen, shares, strict=True)
-        ]
+            there = len(members[label])
+            if share > there:
+                raise ValueError(f"a batch needs {share} of class {label}, got {there}")
+            order = torch.randperm(there, generator=generator)
+            rows.append(members[label][order[:share]])
         drawn.append(torch.cat(rows))
     return drawn
 
@@ -138,22 +136,22 @@ def loss_of(
         positives: Pairs of neighbours, which are further positives of hardpos.
         warm: Whether the warm-up is over, before which there is the plain contrast alone.
     """
-    if method.contrast == "debiased":
-        return opponents.debiased(visual, audio, method.temperature, method.class_prior)
-    if method.contrast == "soft-targets":
-        share = method.soft_share if warm else 0.0
-        return opponents.soft_targets(visual, audio, method.temperature, share, method.soft_kind)
+    temperature = method.temperature
     loss: Tensor
-    if method.contrast == "lvs":
-        loss = TriMapLoss(method.temperature)(visual, audio)
-        return loss
-    if method.contrast == "hardpos":
-        criterion = HardPositiveLoss(method.temperature, positive_form=method.positive_form)
+    if method.contrast == "debiased":
+        loss = opponents.debiased(visual, audio, temperature, method.class_prior)
+    elif method.contrast == "soft-targets":
+        share = method.soft_share if warm else 0.0
+        loss = opponents.soft_targets(visual, audio, temperature, share, method.soft_kind)
+    elif method.contrast == "lvs":
+        loss = TriMapLoss(temperature)(visual, audio)
+    elif method.contrast == "hardpos":
+        criterion = HardPositiveLoss(temperature, positive_form=method.positive_form)
         loss = criterion(visual, audio, positives=positives)
-        return loss
-    loss = criterion_of(method)(
-        visual, audio, regularization=float(warm), ignore=ignore, eliminate=warm
-    )
+    else:
+        loss = criterion_of(method)(
+            visual, audio, regularization=float(warm), ignore=ignore, eliminate=warm
+        )
     return loss
 
 

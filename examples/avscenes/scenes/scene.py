@@ -7,6 +7,7 @@ be told apart: they are false negatives. Every scene is a pure function of (seed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -177,10 +178,15 @@ def make_scene(seed: int, split: str, index: int, design: Design = STANDARD) -> 
 def make_scenes(seed: int, split: str, count: int, design: Design = STANDARD) -> SceneSet:
     """Return the first `count` scenes of a split."""
     scenes = [make_scene(seed, split, index, design) for index in range(count)]
+    return stacked(scenes, design.hop)
+
+
+def stacked(scenes: Sequence[Scene], hop: int) -> SceneSet:
+    """Return scenes as tensors, with spectrograms of so many samples between frames."""
     waves = torch.from_numpy(np.stack([scene.wave for scene in scenes])).float()
     return SceneSet(
         images=torch.from_numpy(np.stack([scene.image for scene in scenes])).movedim(-1, 1),
-        spectrograms=log_frequency_spectrogram(waves, SAMPLE_RATE, hop=design.hop).unsqueeze(1),
+        spectrograms=log_frequency_spectrogram(waves, SAMPLE_RATE, hop=hop).unsqueeze(1),
         boxes=torch.tensor([scene.box for scene in scenes], dtype=torch.float64),
         masks=torch.from_numpy(np.stack([scene.mask for scene in scenes])),
         labels=torch.tensor([scene.label for scene in scenes]),

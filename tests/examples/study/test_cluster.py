@@ -1,7 +1,5 @@
 """The study as jobs of a cluster: submitit's local one, and Slurm where this machine has it."""
 
-import csv
-import json
 import os
 import shutil
 import signal
@@ -11,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from false_negative_study import main
 
 from avscenes.files.errors import UserError
-from avstudy import cluster, runner
+from avscenes.files.whole_files import write_json
+from avstudy import cluster, rows, runner
 from avstudy.plan import QUICK, read_plan
 
 ROOT = Path(__file__).parents[3]
@@ -57,20 +55,9 @@ def test_jobs_end_with_the_caller(tmp_path):
 
 def test_a_job_that_comes_twice_runs_once(monkeypatch, tmp_path):
     run = read_plan(QUICK).runs[0]
-    path = runner.result_path(tmp_path, run)
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"run": runner.described(run)}))
+    write_json(runner.result_path(tmp_path, run), {"run": runner.described(run)})
     monkeypatch.setattr(runner, "execute", lambda task: pytest.fail("it ran"))
     assert runner._finish(runner.Task(run, tmp_path, "")) is None
-
-
-@pytest.mark.parametrize("name", ["time", "parallel", "memory"])
-def test_limits_below_one_are_one_line(tmp_path, capsys, name):
-    arguments = ["--quick", "--cluster", "local", f"--cluster-{name}", "0"]
-    with pytest.raises(SystemExit, match="2"):
-        main([*arguments, "--output-dir", str(tmp_path)])
-    printed = capsys.readouterr().err
-    assert printed.endswith(f"--cluster-{name}: must be a whole number of at least 1, got '0'\n")
 
 
 def test_what_is_not_installed_is_one_line(monkeypatch, tmp_path):
@@ -152,10 +139,8 @@ def test_a_job_that_slurm_killed_is_named_and_the_same_command_goes_on(slurm, tm
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert {path: path.stat().st_mtime_ns for path in there} == there
-    with (tmp_path / "runs.csv").open(newline="") as file:
-        assert [row["method"] for row in csv.DictReader(file)] == [
-            run.method for run in (first, *others)
-        ]
+    done = rows.read_rows(tmp_path / rows.RUNS)
+    assert list(done.method) == [run.method for run in (first, *others)]
     assert queue(slurm) == []
 
 

@@ -1,24 +1,20 @@
 """Scenes of written and spoken digits, with beeps for recordings."""
 
-import csv
-import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from false_negative_study import main
-from spoken_digits import RATE, beep, pitch, record
+from spoken_digits import NUMBERS, RATE, beep, pitch, record
 
 from avscenes.files.errors import UserError
+from avscenes.files.whole_files import write_json
 from avscenes.models.encoders import build_encoders
 from avstudy import data, digits, recordings, rows, runner, training
-from avstudy.plan import DIGITS, QUICK, QUICK_DIGITS, DigitSetting, read_plan
+from avstudy.plan import QUICK_DIGITS, read_plan
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "false_negative_study.py"
 PLAN = read_plan(QUICK_DIGITS)
 PLAIN, VOICES = PLAN.settings["plain"], PLAN.settings["second-voice"]
 
@@ -137,7 +133,7 @@ def test_the_warm_start_tells_digits_apart():
 
 def test_what_is_kept_belongs_to_its_recordings(tmp_path, spoken):
     def kept(setting, found):
-        data.digit_scenes(tmp_path, 0, "test", 4, setting, found)
+        data.scenes(tmp_path, 0, "test", 4, setting, found)
         return len(list(tmp_path.iterdir()))
 
     assert kept(PLAIN, spoken) == kept(PLAIN, spoken) == 1
@@ -168,108 +164,64 @@ def test_a_run_of_elimination_says_what_it_left_out(tmp_path, spoken):
 
 def test_a_result_of_other_recordings_is_not_taken(tmp_path, spoken):
     run = PLAN.runs[0]
-    path = runner.result_path(tmp_path, run)
-    path.parent.mkdir(parents=True)
-    made_by = {"recordings": spoken.digest}
-    path.write_text(json.dumps({"run": runner.described(run), "made_by": made_by}))
+    result = {"run": runner.described(run), "made_by": {"recordings": spoken.digest}}
+    write_json(runner.result_path(tmp_path, run), result)
     assert runner.read_result(tmp_path, run, spoken) is not None
     with pytest.raises(UserError, match=rf"recordings {spoken.digest}, these are other; name"):
         runner.read_result(tmp_path, run, spoken._replace(digest="other"))
 
 
-def test_every_field_of_a_digit_setting_is_written_down():
-    for path in (DIGITS, QUICK_DIGITS):
-        assert all(f"\n{name} = " in path.read_text() for name in DigitSetting._fields)
-
-
 @pytest.mark.slow
 def test_the_study_of_digits_runs_from_its_command_line(tmp_path, folder):
     arguments = ["--data", "digits", "--recordings", folder, "--quick", "--output-dir", tmp_path]
-    result = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    with (tmp_path / rows.RUNS).open(newline="") as file:
-        found = list(csv.DictReader(file))
-    assert [row["method"] for row in found] == [run.method for run in PLAN.runs]
-    assert [row["left_out"] != "" for row in found] == [
-        run.method == "elimination" for run in PLAN.runs
-    ]
+    assert main([str(argument) for argument in arguments]) == 0
+    found = rows.read_rows(tmp_path / rows.RUNS)
+    assert list(found.method) == [run.method for run in PLAN.runs]
+    assert list(found.left_out.notna()) == [run.method == "elimination" for run in PLAN.runs]
     assert {path.name for path in tmp_path.glob("*.png")} > {"effects.png", "curves.png"}
 
 
-def empty(folder):
-    return None
-
-
-def without(*numbers):
-    return lambda folder: record(folder, numbers)
-
-
-def with_file(name, wave=None, rate=RATE):
-    def make(folder):
-        record(folder)
-        path = folder / "recordings" / name
-        if wave is None:
-            path.write_text("no sound")
-        else:
-            soundfile.write(path, wave, rate)
-
-    return make
-
-
-def with_other_names(folder):
-    record(folder)
-    for name in ("b.wav", "c.wav"):
-        (folder / "recordings" / name).touch()
-
-
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("numbers", "files", "message"),
     [
-        (empty, r"there is no folder .*spoken/recordings$"),
-        (with_file("README.md"), r"README\.md is not named \{digit\}_\{speaker\}_\{number\}\.wav$"),
-        (with_other_names, r"b\.wav is not named \{digit\}.*\.wav, nor are 1 more$"),
-        (with_file("5_nobody_10.wav"), r"cannot read .*5_nobody_10\.wav: "),
         (
-            with_file("5_nobody_10.wav", beep(5), 16_000),
+            NUMBERS,
+            {"README.md": None},
+            r"README\.md is not named \{digit\}_\{speaker\}_\{number\}\.wav$",
+        ),
+        (
+            NUMBERS,
+            {"b.wav": None, "c.wav": None},
+            r"b\.wav is not named \{digit\}.*\.wav, nor are 1 more$",
+        ),
+        (NUMBERS, {"5_nobody_10.wav": None}, r"cannot read .*5_nobody_10\.wav: "),
+        (
+            NUMBERS,
+            {"5_nobody_10.wav": (beep(5), 16_000)},
             r"5_nobody_10\.wav must be mono at 8000 Hz, got 1 channels at 16000 Hz",
         ),
         (
-            with_file("5_nobody_10.wav", np.zeros((80, 2))),
+            NUMBERS,
+            {"5_nobody_10.wav": (np.zeros((80, 2)), RATE)},
             r"5_nobody_10\.wav must be mono at 8000 Hz, got 2 channels at 8000 Hz",
         ),
-        (with_file("5_nobody_10.wav", np.zeros(800)), r"5_nobody_10\.wav is silent"),
-        (with_file("5_nobody_10.wav", np.zeros(0)), r"5_nobody_10\.wav is silent"),
-        (without(0, 1), r"too few recordings: none of digit 0 with a number from 8, .* the train"),
-        (without(8, 9), r"too few recordings: none of digit 0 with a number below 8, .* the test"),
+        (NUMBERS, {"5_nobody_10.wav": (np.zeros(800), RATE)}, r"5_nobody_10\.wav is silent"),
+        (NUMBERS, {"5_nobody_10.wav": (np.zeros(0), RATE)}, r"5_nobody_10\.wav is silent"),
+        ((0, 1), {}, r"too few recordings: none of digit 0 with a number from 8, .* the train"),
+        ((8, 9), {}, r"too few recordings: none of digit 0 with a number below 8, .* the test"),
     ],
 )
-def test_a_folder_that_is_wrong_is_one_line(tmp_path, make, message):
-    make(tmp_path / "spoken")
+def test_a_folder_that_is_wrong_is_one_line(tmp_path, numbers, files, message):
+    record(tmp_path, numbers)
+    for name, sound in files.items():
+        path = tmp_path / "recordings" / name
+        if sound is None:
+            path.write_text("no sound")
+        else:
+            soundfile.write(path, *sound)
     with pytest.raises(UserError, match=rf"^--recordings: .*{message}") as error:
-        recordings.find_recordings(tmp_path / "spoken")
+        recordings.find_recordings(tmp_path)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "digits"], "--data digits needs --recordings FOLDER"),
-        (["--recordings", "."], "--recordings is of no use without --data digits"),
-        (["--data", "digits", "--recordings", "nowhere"], "there is no folder nowhere/recordings"),
-        (["--data", "words"], "--data: must be 'scenes' or 'digits', got 'words'"),
-    ],
-)
-def test_a_wrong_command_is_one_line(tmp_path, capsys, arguments, message):
-    try:
-        status = main([*arguments, "--quick", "--output-dir", str(tmp_path)])
-    except SystemExit as stop:
-        status = stop.code
-    assert status == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert printed.count("\n") == 1
 
 
 def test_without_scikit_learn_one_line_says_what_to_install(tmp_path, monkeypatch, capsys, folder):
@@ -278,10 +230,3 @@ def test_without_scikit_learn_one_line_says_what_to_install(tmp_path, monkeypatc
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert said.endswith('error: --data digits needs scikit-learn: pip install ".[study]"\n')
-
-
-def test_a_plan_of_digits_takes_no_settings_of_scenes(tmp_path):
-    path = tmp_path / "plan.toml"
-    path.write_text(f'data = "digits"\n{QUICK.read_text()}')
-    with pytest.raises(UserError, match=r"settings\.tiny\.classes: unknown key"):
-        read_plan(path)

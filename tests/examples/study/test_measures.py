@@ -1,21 +1,19 @@
-"""What the study measures, and how it trains."""
+"""What the study measures."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from avcontrast import FNACLoss, InfoNCE, functional
+from avcontrast import functional
 from avscenes.scenes.scene import make_scenes
 from avscenes.testing.retrieval import Features
-from avstudy import data, measures, opponents, training
+from avstudy import measures, training
 from avstudy.plan import QUICK, read_plan
 
 PLAN = read_plan(QUICK)
-TINY = PLAN.settings["tiny"]
-
-
-def run_of(method, stage="evaluation"):
-    return next(run for run in PLAN.runs if (run.stage, run.method) == (stage, method))
+TINY, NCE = PLAN.settings["tiny"], PLAN.methods["nce"]
+RUN = PLAN.runs[0]._replace(data=TINY._replace(batch_size=24), loss=NCE)  # all scenes are a batch
+ELIMINATING = RUN._replace(loss=NCE._replace(elimination="both"))
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +52,21 @@ def test_both_objects_of_an_image_count(scenes):
         assert right[image].tolist() == [label in kinds for label in scenes.labels.tolist()]
 
 
-def perfect_features(scenes):
-    """A dimension for each class; a quarter of each map shows one object, a quarter the other."""
-    count, classes = len(scenes.labels), TINY.classes
-    maps = torch.zeros(count, classes + 1, 2, 2)
-    maps[:, classes] = 1
-    for side, labels in enumerate((scenes.labels, scenes.silent_labels)):
-        maps[:, classes, side, side] = 0
-        maps[range(count), labels, side, side] = 1
-    return Features(maps, F.one_hot(scenes.labels, classes + 1).float())
+def encoded(silent):
+    """Return an encoder of classes: each map shows what sounds and, so bright, what is silent."""
+
+    def encode(encoders, some):
+        maps = torch.zeros(len(some.labels), TINY.classes + 1, 1, 2)  # the last is of the ground
+        for place, (labels, share) in enumerate(((some.labels, 1), (some.silent_labels, silent))):
+            maps[range(len(labels)), labels, 0, place] = share
+            maps[:, TINY.classes, 0, place] = (1 - share**2) ** 0.5
+        return Features(maps, F.one_hot(some.labels, TINY.classes + 1).float())
+
+    return encode
 
 
 def test_perfect_features_find_every_class(scenes):
-    found = measures.all_measures(perfect_features(scenes), scenes)
+    found = measures.all_measures(encoded(silent=1)(None, scenes), scenes)
     assert found["retrieval"] == found["region_precision"] == 1
     assert found["class_r1"] < 1  # since the silent object does not count there
     assert found["audio_neighbour_purity"] == 1
@@ -102,134 +102,12 @@ def test_features_without_content_find_nothing(scenes):
     )
 
 
-LABELS, SILENT = torch.tensor([0, 1, 0, 2, 2, 0]), torch.tensor([1, 2, 2, 0, 1, 1])
-
-
-def test_the_oracle_is_infonce_without_the_false_negatives():
-    generator = torch.Generator().manual_seed(0)
-    visual = torch.randn(6, 5, 2, 2, generator=generator)
-    audio = torch.randn(6, 5, generator=generator)
-    ignore = training.left_out("same-class", LABELS, SILENT, generator)
-    for image in range(6):
-        for sound in range(6):
-            same = image != sound and LABELS[image] == LABELS[sound]
-            assert ignore[image, sound] == same
-    oracle = training.criterion_of(PLAN.methods["oracle"])
-    assert torch.equal(
-        oracle(visual, audio, ignore=ignore), InfoNCE()(visual, audio, ignore=ignore)
-    )
-    assert oracle(visual, audio, ignore=ignore) < oracle(visual, audio)
-    assert PLAN.methods["oracle"].ignore == "same-class"
-
-
-def test_what_else_can_be_left_out():
-    generator = torch.Generator().manual_seed(0)
-    assert training.left_out("nothing", LABELS, SILENT, generator) is None
-    shown = training.left_out("shown", LABELS, SILENT, generator)
-    assert shown[0].tolist() == [False, True, True, False, False, True]
-    assert not shown.diagonal().any()
-    chosen = training.left_out("random", LABELS, SILENT, generator)
-    same = training.left_out("same-class", LABELS, SILENT, generator)
-    assert chosen.sum(dim=1).tolist() == same.sum(dim=1).tolist() == [2, 0, 2, 1, 1, 2]
-    assert not (chosen & (LABELS[:, None] == LABELS)).any()
-    assert not torch.equal(chosen, training.left_out("random", LABELS, SILENT, generator))
-    with pytest.raises(ValueError, match="nothing, same-class, shown or random, got all"):
-        training.left_out("all", LABELS, SILENT, generator)
-
-
-def test_every_field_of_a_method_reaches_the_loss():
-    options = {
-        "fns_audio_weight": 1.0,
-        "fns_visual_weight": 2.0,
-        "tne_weight": 3.0,
-        "threshold": 0.4,
-        "anchor": "audio",
-        "mask": "soft",
-        "adjacency_reduction": "batchmean",
-        "detach_adjacency": True,
-        "elimination": "audio",
-        "elimination_level": 0.7,
-    }
-    method = PLAN.methods["nce"]._replace(temperature=0.2, **options)
-    assert repr(training.criterion_of(method)) == repr(FNACLoss(0.2, **options))
-
-
-@pytest.fixture
-def batch():
-    """Three kinds, each of which matches itself about as well as its own pairs."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(3, 16, generator=generator)[[0, 1, 2, 0, 1, 2]]
-    visual = centres[:, :, None, None] + 0.1 * torch.randn(6, 16, 2, 2, generator=generator)
-    return visual, centres + 0.1 * torch.randn(6, 16, generator=generator)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"elimination": "both"}, InfoNCE(0.1, elimination="both")),
-        (
-            {"elimination": "audio", "elimination_level": 0.9},
-            InfoNCE(0.1, elimination="audio", elimination_level=0.9),
-        ),
-        (
-            {"contrast": "soft-targets", "soft_share": 0.3, "soft_kind": "cycle"},
-            lambda visual, audio: opponents.soft_targets(visual, audio, 0.1, 0.3, "cycle"),
-        ),
-        (
-            {"fns_audio_weight": 5.0},
-            FNACLoss(
-                0.1,
-                fns_audio_weight=5.0,
-                fns_visual_weight=0.0,
-                tne_weight=0.0,
-                adjacency_reduction="mean",
-            ),
-        ),
-    ],
-)
-def test_the_warm_up_is_plain_infonce(batch, changes, expected):
-    method = PLAN.methods["nce"]._replace(temperature=0.1, **changes)
-    assert torch.equal(training.loss_of(method, *batch), expected(*batch))
-    plain = training.loss_of(method, *batch, warm=False)
-    torch.testing.assert_close(plain, InfoNCE(0.1)(*batch))
-    assert not torch.isclose(plain, training.loss_of(method, *batch))
-
-
-def test_the_debiased_contrast_has_no_warm_up(batch):
-    method = PLAN.methods["nce"]._replace(temperature=0.5, contrast="debiased", class_prior=0.2)
-    expected = opponents.debiased(*batch, 0.5, 0.2)
-    for warm in (False, True):
-        assert torch.equal(training.loss_of(method, *batch, warm=warm), expected)
-
-
-def test_the_warm_up_lasts_its_share_of_the_epochs(tmp_path, monkeypatch):
-    told = []
-    loss_of = training.loss_of
-
-    def recorded(*arguments, warm, **options):
-        told.append(warm)
-        return loss_of(*arguments, warm=warm, **options)
-
-    monkeypatch.setattr(training, "loss_of", recorded)
-    trained("nce", tmp_path)  # two epochs of four batches, of which half are the warm-up
-    assert told == [False] * 4 + [True] * 4
-
-
 def test_what_elimination_leaves_out_is_measured(scenes, monkeypatch):
-    def perfect(encoders, some):
-        """Both objects of an image match the sounds of their class."""
-        both = torch.stack((some.labels, some.silent_labels), dim=1)
-        return Features(
-            F.one_hot(both, 4).float().movedim(1, -1)[:, :, None], F.one_hot(some.labels, 4).float()
-        )
-
-    monkeypatch.setattr(measures, "encode", perfect)
-    run = run_of("nce")._replace(data=TINY._replace(batch_size=24))
-    assert measures.elimination(run, None, scenes) == {}
-    run = run._replace(loss=run.loss._replace(elimination="both"))
+    monkeypatch.setattr(measures, "encode", encoded(silent=1))
+    assert measures.elimination(RUN, None, scenes) == {}
     same = (scenes.labels[:, None] == scenes.labels).sum().item() - 24
     right = measures.shown(scenes).sum().item() - 24
-    assert measures.elimination(run, None, scenes) == pytest.approx(
+    assert measures.elimination(ELIMINATING, None, scenes) == pytest.approx(
         {
             "left_out": right / (24 * 23),
             "left_out_same_class": same / right,
@@ -238,7 +116,7 @@ def test_what_elimination_leaves_out_is_measured(scenes, monkeypatch):
     )
     alike = Features(torch.ones(24, 3, 1, 1), torch.ones(24, 3))
     monkeypatch.setattr(measures, "encode", lambda encoders, some: alike)
-    assert measures.elimination(run, None, scenes) == {
+    assert measures.elimination(ELIMINATING, None, scenes) == {
         "left_out": 0.0,
         "left_out_same_class": None,
         "left_out_shown": None,
@@ -246,20 +124,10 @@ def test_what_elimination_leaves_out_is_measured(scenes, monkeypatch):
 
 
 def test_examples_of_what_is_left_out_are_the_best_matches(scenes, monkeypatch):
-    def perfect(encoders, some):
-        both = torch.stack((some.labels, some.silent_labels), dim=1)
-        maps = F.one_hot(both, 4).float().movedim(1, -1)[:, :, None]
-        maps[..., 1] *= 0.1  # what is silent is hardly there
-        return Features(
-            F.pad(maps, (0, 0, 0, 0, 0, 1), value=0.2), F.one_hot(some.labels, 5).float()
-        )
-
-    monkeypatch.setattr(measures, "encode", perfect)
-    run = run_of("nce")._replace(data=TINY._replace(batch_size=24))
-    assert measures.examples_left_out(run, None, scenes) == []
-    run = run._replace(loss=run.loss._replace(elimination="both"))
-    found = measures.examples_left_out(run, None, scenes)
-    batch = training.batches(scenes.labels, run.data, run.seed, run.data.epochs)[0].tolist()
+    monkeypatch.setattr(measures, "encode", encoded(silent=0.1))
+    assert measures.examples_left_out(RUN, None, scenes) == []
+    found = measures.examples_left_out(ELIMINATING, None, scenes)
+    batch = training.batches(scenes.labels, RUN.data, RUN.seed, RUN.data.epochs)[0].tolist()
     assert list(dict.fromkeys(pair["image"] for pair in found)) == batch[: measures.PAIRED_IMAGES]
     for pair in found:
         assert pair["image"] != pair["sound"]
@@ -268,93 +136,34 @@ def test_examples_of_what_is_left_out_are_the_best_matches(scenes, monkeypatch):
 
 
 def test_how_often_the_debiased_contrast_has_no_negatives_left(scenes, monkeypatch):
-    labels = F.one_hot(scenes.labels, 4).float()
-    features = Features(labels[:, :, None, None], labels)
-    monkeypatch.setattr(measures, "encode", lambda encoders, some: Features(*features))
-    run = run_of("nce")._replace(data=TINY._replace(batch_size=24))
-    assert measures.floored(run, None, scenes) == {}
+    monkeypatch.setattr(measures, "encode", encoded(silent=0))
+    assert measures.floored(RUN, None, scenes) == {}
     for temperature, share in ((0.03, 1.0), (5.0, 0.0)):
-        loss = run.loss._replace(contrast="debiased", class_prior=0.3, temperature=temperature)
-        assert measures.floored(run._replace(loss=loss), None, scenes) == {"floored": share}
+        loss = NCE._replace(contrast="debiased", class_prior=0.3, temperature=temperature)
+        assert measures.floored(RUN._replace(loss=loss), None, scenes) == {"floored": share}
+
+
+def random_features():
+    generator = torch.Generator().manual_seed(0)
+    visual = torch.randn(20, 8, 3, 3, generator=generator)
+    return Features(visual, torch.randn(20, 8, generator=generator))
 
 
 def test_heat_maps_are_kept_of_the_first_scenes():
-    generator = torch.Generator().manual_seed(0)
-    features = Features(
-        torch.randn(20, 5, 3, 3, generator=generator), torch.randn(20, 5, generator=generator)
-    )
+    features = random_features()
     maps = functional.localization_map(*features)[: measures.MAPS].flatten(1)
     assert measures.heat_maps(features) == [[round(v, 4) for v in one] for one in maps.tolist()]
 
 
-def test_an_epoch_has_every_row_once():
-    labels = torch.arange(50) % 4
-    setting = TINY._replace(batch_size=16)
-    first, again, other = (training.batches(labels, setting, 0, epoch) for epoch in (3, 3, 4))
-    assert [len(batch) for batch in first] == [16, 16, 16]
-    assert len(set(torch.cat(first).tolist())) == 48
-    assert torch.equal(torch.cat(first), torch.cat(again))
-    assert not torch.equal(torch.cat(first), torch.cat(other))
-
-
-@pytest.mark.parametrize("wanted", [1, 3, 4])
-def test_batches_of_few_classes(wanted):
-    labels = torch.arange(80) % 4
-    setting = TINY._replace(batch_size=16, classes_per_batch=wanted)
-    drawn = training.batches(labels, setting, 0, 0)
-    assert len(drawn) == 5
-    for rows in drawn:
-        assert len(set(rows.tolist())) == 16
-        counts = labels[rows].bincount(minlength=4)
-        assert (counts > 0).sum() == wanted
-        assert counts[counts > 0].max() - counts[counts > 0].min() <= 1
-
-
-def test_a_class_that_is_too_small_for_a_batch_is_named():
-    labels = torch.arange(20) % 4
-    with pytest.raises(ValueError, match=r"a batch needs 8 of class \d, got 5"):
-        training.batches(labels, TINY._replace(batch_size=16, classes_per_batch=2), 0, 0)
-
-
 def test_the_memory_of_the_adjacency_terms_is_seen():
-    generator = torch.Generator().manual_seed(0)
-    features = Features(
-        torch.randn(16, 8, 2, 2, generator=generator), torch.randn(16, 8, generator=generator)
-    )
     plain, fnac = (
-        measures.loss_megabytes(PLAN.methods[name], features, 256) for name in ("nce", "fnac")
+        measures.loss_megabytes(PLAN.methods[name], random_features(), 256)
+        for name in ("nce", "fnac")
     )
     assert 0.2 < plain < fnac
 
 
-def trained(method, folder):
-    run = run_of(method)
-    scenes = data.scenes(folder, run.seed, "train", run.data.train_size, run.data.design)
-    encoders = training.build(run, folder)
-    assert list(training.train(run, encoders, scenes)) == [1, 2]
-    return encoders
-
-
-def test_a_run_depends_on_its_seed_alone(tmp_path):
-    first = trained("fnac", tmp_path / "one")
-    kept = trained("fnac", tmp_path / "one")
-    torch.rand(7)
-    anew = trained("fnac", tmp_path / "other")
-    other = trained("nce", tmp_path / "one")
-    for network in ("visual", "audio"):
-        states = [getattr(one, network).state_dict() for one in (first, kept, anew, other)]
-        for name, value in states[0].items():
-            assert torch.equal(value, states[1][name])
-            assert torch.equal(value, states[2][name])
-        assert any(not torch.equal(value, states[3][name]) for name, value in states[0].items())
-
-
-def test_what_is_kept_is_what_was_made(tmp_path):
-    made = data.scenes(tmp_path, 0, "train", 6, TINY.design)
-    kept = data.scenes(tmp_path, 0, "train", 6, TINY.design)
-    for one, other, plain in zip(made, kept, make_scenes(0, "train", 6, TINY.design)):
-        assert torch.equal(one, other)
-        assert torch.equal(one, plain)
-    assert len(list(tmp_path.iterdir())) == 1
-    data.scenes(tmp_path, 0, "train", 6, PLAN.settings["other"].design)
-    assert len(list(tmp_path.iterdir())) == 2
+@pytest.mark.parametrize("contrast", ["lvs", "hardpos", "alignment"])
+def test_what_another_loss_allocates_is_measured(contrast):
+    method = NCE._replace(contrast=contrast)
+    assert measures.loss_megabytes(method, random_features(), 16) > 0.01

@@ -24,11 +24,10 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def features(count=6, scale=1.0, dtype=torch.float64):
+def features():
     generator = torch.Generator().manual_seed(0)
-    visual = torch.randn(count, 5, 2, 3, generator=generator, dtype=dtype)
-    audio = torch.randn(count, 5, generator=generator, dtype=dtype)
-    audio = audio + scale * visual.mean(dim=(2, 3))
+    visual = torch.randn(6, 5, 2, 3, generator=generator, dtype=torch.float64)
+    audio = torch.randn(6, 5, generator=generator, dtype=torch.float64) + visual.mean(dim=(2, 3))
     return visual.requires_grad_(), audio.requires_grad_()
 
 

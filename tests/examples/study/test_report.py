@@ -1,12 +1,14 @@
 """What the report says, from rows whose answers are known."""
 
 import math
+from unittest import mock
 
 import pandas as pd
 import pytest
 import torch
+from matplotlib.axes import Axes
 
-from avcontrast import metrics
+from avcontrast import metrics, plots
 from avscenes.files.errors import UserError
 from avscenes.scenes.scene import make_scenes
 from avstudy import figures, tables
@@ -105,17 +107,13 @@ def test_the_chosen_trial_is_the_best_and_the_first_of_several():
 
 
 def test_repeats_are_compared_with_the_plain_run():
-    stage = stage_of(
-        [
-            row("nce", 0, 0.5),
-            row("nce", 1, 0.6),
-            row("nce", 0, 0.5, condition="again"),
-            row("nce", 1, 0.6, condition="again"),
-            row("nce", 0, 0.53, condition="two-threads"),
-            row("nce", 1, 0.59, condition="two-threads"),
-        ]
-    )
-    _, _, again, threads = cells(tables.repeats(stage))
+    scores = {"plain": (0.5, 0.6), "again": (0.5, 0.6), "two-threads": (0.53, 0.59)}
+    rows = [
+        row("nce", seed, score, condition=condition)
+        for condition, both in scores.items()
+        for seed, score in enumerate(both)
+    ]
+    _, _, again, threads = cells(tables.repeats(stage_of(rows)))
     assert again == ["again", "0.0", "0.0", "0.0", "0.0", "2"]
     assert threads == ["two threads", "3.0", "2.0", "3.0", "2.0", "2"]
 
@@ -141,15 +139,7 @@ def test_kinds_of_losses_have_colours_of_their_own():
     assert len({figures._kind_colour(method) for method in kinds}) == 5
 
 
-def test_heat_maps_of_methods_lie_under_the_scenes(tmp_path, monkeypatch):
-    drawn = []
-    show_map = figures.plots.show_map
-
-    def shown(axis, picture, heat, cut):
-        drawn.append((picture, heat, (heat >= cut).double().mean().item()))
-        show_map(axis, picture, heat, cut)
-
-    monkeypatch.setattr(figures.plots, "show_map", shown)
+def test_heat_maps_of_methods_lie_under_the_scenes(tmp_path):
     maps = torch.rand(2, 3, 16, generator=torch.Generator().manual_seed(0))
     key = {"setting": "tiny", "seed": 0}
     rows = [
@@ -158,31 +148,28 @@ def test_heat_maps_of_methods_lie_under_the_scenes(tmp_path, monkeypatch):
         for n, values in enumerate(one)
     ]
     path = tmp_path / "maps.png"
-    figures.heat_maps(path, stage_of(rows), "tiny")
+    with mock.patch.object(plots, "show_map", wraps=plots.show_map) as drawn:
+        figures.heat_maps(path, stage_of(rows), "tiny")
     assert path.read_bytes().startswith(b"\x89PNG")
     test = make_scenes(PLAN.report["matrices"]["seed"], "test", 3, PLAN.settings["tiny"].design)
     expected = metrics.upsample(maps.double().reshape(6, 4, 4), (32, 32))
-    for place, (picture, heat, share) in enumerate(drawn):
-        assert share == pytest.approx(0.25, abs=0.01)
+    for place, call in enumerate(drawn.call_args_list):
+        _, picture, heat, cut = call.args
+        assert (heat >= cut).double().mean().item() == pytest.approx(0.25, abs=0.01)
         torch.testing.assert_close(heat, expected[place])
         assert (picture * 255).round().tolist() == test.images[place % 3].movedim(0, -1).tolist()
-    assert len(drawn) == 6
+    assert drawn.call_count == 6
 
 
-def test_what_was_left_out_is_drawn_beside_its_image(tmp_path, monkeypatch):
-    titles = []
-    set_title = figures.Axes.set_title
-    monkeypatch.setattr(
-        figures.Axes,
-        "set_title",
-        lambda axis, text, **how: titles.append(text) or set_title(axis, text, **how),
-    )
+def test_what_was_left_out_is_drawn_beside_its_image(tmp_path):
     key = {"setting": "tiny", "method": "elimination", "seed": 0}
     pairs = [(4, 8, 1, 1), (4, 2, 0, 1), (5, 7, 0, 0)]
     names = ("image", "sound", "same_class", "shown")
     rows = [{**key, **dict(zip(names, pair))} for pair in pairs]
-    figures.left_out(tmp_path / "pairs.png", stage_of(rows), "tiny")
+    with mock.patch.object(Axes, "set_title") as title:
+        figures.left_out(tmp_path / "pairs.png", stage_of(rows), "tiny")
     own = "own sound"
+    titles = [call.args[0] for call in title.call_args_list]
     assert titles == [own, "same class", "class of the other", own, "neither"]
 
 
