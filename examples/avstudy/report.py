@@ -42,7 +42,8 @@ def write(plan: Plan, folder: Path) -> list[Path]:
         if evaluation := stages.get("evaluation"):
             settings = plan.report["settings"]
             for name in ("primary", "gaps"):
-                texts[name] = tables.comparisons(evaluation, plan.report[name])
+                if asked := plan.report[name]:
+                    texts[name] = tables.comparisons(evaluation, asked)
             for role, setting in settings.items():
                 texts[f"results-{role}"] = tables.results(evaluation, setting)
             for name, columns in tables.FURTHER.items():

@@ -115,14 +115,16 @@ def comparisons(stage: Stage, asked: Sequence[Comparison]) -> str:
 
 
 def results(stage: Stage, setting: str) -> str:
-    """Return the main table of a setting."""
+    """Return the main table of a setting; with shares of a gap if the plan asks for gaps."""
     plan, ceilings = stage.plan, stage.ceilings()
-    reference = plan.report["reference"]
+    reference, gaps = plan.report["reference"], plan.report["gaps"]
     lines = [["method", "seeds"]]
     if plan.tuned:
         lines[0] += ["temperature, rate"]
     for title in MEASURES.values():
-        lines[0] += [title, "difference, points", "share of the gap, %"]
+        lines[0] += [title, "difference, points"]
+        if gaps:
+            lines[0].append("share of the gap, %")
     for method in stage.methods(setting):
         lines.append([stage.label(method), _seeds(stage, setting, method)])
         if plan.tuned:
@@ -134,7 +136,9 @@ def results(stage: Stage, setting: str) -> str:
                 effect = written(stage.effect(measure, setting, method, reference))
             if method not in (reference, *ceilings):
                 share = written(stage.share_of_gap(measure, setting, method), ".0f")
-            lines[-1] += [_mean(stage, measure, setting, method), effect, share]
+            lines[-1] += [_mean(stage, measure, setting, method), effect]
+            if gaps:
+                lines[-1].append(share)
     return markdown_table(lines)
 
 

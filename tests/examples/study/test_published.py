@@ -10,7 +10,7 @@ import pytest
 
 from avstudy import report, rows, runner, tables
 from avstudy.effects import Stage
-from avstudy.plan import DIGITS, ELIMINATION, STUDY, Method, read_plan
+from avstudy.plan import DIGITS, ELIMINATION, FIELD, STUDY, Method, read_plan
 
 ROOT = Path(__file__).parents[3]
 EVIDENCE = ROOT / "docs" / "evidence"
@@ -19,6 +19,7 @@ PUBLISHED = {
     STUDY: EVIDENCE,
     ELIMINATION: EVIDENCE / "elimination",
     DIGITS: EVIDENCE / "digits",
+    FIELD: EVIDENCE / "field",
 }
 by_plan = pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 

@@ -88,6 +88,13 @@ def test_the_main_table(stage):
     assert fnac[7] == "-"
 
 
+def test_a_plan_that_asks_for_no_gap_has_no_shares_of_it(stage):
+    plan = PLAN._replace(report={**PLAN.report, "gaps": []})
+    header, _, nce, *_ = cells(tables.results(stage._replace(plan=plan), "tiny"))
+    assert [title for title in header if "share" in title] == []
+    assert nce == ["InfoNCE", "3", "52.0", "", "48.0", ""]
+
+
 def test_comparisons_and_costs(stage):
     asked = [{"setting": "tiny", "measure": "retrieval", "method": "fnac", "reference": "nce"}]
     found = cells(tables.comparisons(stage, asked))[2]
