@@ -25,11 +25,6 @@ from avscenes.sets import clips
 from avscenes.testing.run import Conditions
 from avscenes.testing.scoring import score
 
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 TESTED = 24
 FIGURES = ("model_", "centre_disc_", "ceiling_", "class_", "pair_", "hit_", "chance_")
 

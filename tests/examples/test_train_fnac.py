@@ -48,11 +48,6 @@ FILES = {
     "similarity.png",
     "gallery.png",
 }
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 
 
 # One thread, because two that share a busy core wait for each other; and the same number for every

@@ -16,11 +16,6 @@ from avscenes.sets.neighbour_lists import write_neighbours
 from avscenes.sets.sampling import generator_for
 from avscenes.training.settings import Settings
 
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 FILES = [
     *("--data-root", "a", "--train-list", "b", "--test-root", "c"),
     *("--test-list", "d", "--annotations", "e"),

@@ -48,8 +48,6 @@ class LosesAnInterruption(Callback):
             lose_an_interruption()
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_run_stops_at_an_interruption_that_was_lost(tmp_path, monkeypatch, capsys, epoch):
     build_trainer = train_fnac.build_trainer

@@ -17,11 +17,6 @@ from avscenes.sets.neighbour_lists import write_neighbours
 from avscenes.training.data import synthetic_data
 from avscenes.training.trained import load_trained
 
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 SIZE = 16
 TINY = [
     *("--train-size", str(SIZE), "--validation-size", "8", "--test-size", "12"),
