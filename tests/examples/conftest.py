@@ -34,7 +34,7 @@ def checkpoint(tmp_path, encoders):
     """A run on clips that was never trained."""
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    content = {"state_dict": encoder_state(*encoders), "epoch": 0}
+    content = {"state_dict": encoder_state(*encoders), "epoch": 2}
     torch.save(content, folder / "checkpoints" / "best.ckpt")
     settings = {"dataset": "vggsound", "encoder": "small", "image_dropout": 0.0, "norm": "batch"}
     (folder / "config.json").write_text(json.dumps({"settings": settings}))
