@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 
 
 def run_script(script, *options):
@@ -34,3 +35,19 @@ def change_settings(run, **changes):
     config = run / "config.json"
     settings = json.loads(config.read_text())["settings"]
     config.write_text(json.dumps({"settings": settings | changes}))
+
+
+def read_metrics(run):
+    """Return the figures of a run that do not depend on the machine."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["seconds"]
+    return metrics
+
+
+def wait_for_rows(process, table, count, log):
+    """Wait until another process has written rows of a table; `log` is what it prints."""
+    deadline = time.monotonic() + 1200
+    while not (table.exists() and len(read_rows(table)) >= count):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
