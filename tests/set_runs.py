@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 
 import evaluate
 import torch
@@ -24,7 +25,7 @@ def run(checkpoint, dataset, options, *more):
     return run_script(
         evaluate,
         *("--checkpoint", checkpoint, "--dataset", dataset),
-        *(word for option in options.items() for word in option),
+        *chain(*options.items()),
         *("--workers", 0, "--max-missing", 0.5, "--device", "cpu", "--batch-size", 4, *more),
     )
 
