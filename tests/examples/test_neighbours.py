@@ -1,4 +1,5 @@
 import json
+from itertools import chain
 from pathlib import Path
 
 import neighbours
@@ -262,9 +263,8 @@ def test_the_samples_are_those_of_a_training(folder, checkpoint, encoders, tmp_p
         "--max-missing": 0.2,
         "--workers": 0,
     }
-    words = [word for option in options.items() for word in option]
     more = ["--labels", folder / "labels.csv", "--k", 4, "--output-dir", tmp_path / "lists"]
-    assert run("--checkpoint", checkpoint, *words, *more) == 0
+    assert run("--checkpoint", checkpoint, *chain(*options.items()), *more) == 0
     lists = read_neighbours(tmp_path / "lists" / "neighbours.npz")
     boxes = [{"file": "clip0", "class": "a", "bbox": [[0.1, 0.1, 0.5, 0.5]]}]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))

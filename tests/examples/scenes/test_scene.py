@@ -172,9 +172,8 @@ def test_the_cues_are_in_the_sound_alone():
 
 
 def test_a_strong_jitter_moves_the_hue_too():
-    assert not np.array_equal(
-        scene_of(object_strength=1.0).image, scene_of(object_strength=0.0).image
-    )
+    strong, weak = (scene_of(object_strength=strength).image for strength in (1.0, 0.0))
+    assert not np.array_equal(strong, weak)
 
 
 def correlation(first, second):
