@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from itertools import chain
 
 import evaluate
 import torch
+from script_runs import read_rows, run_script
 
 from avcontrast import functional, metrics
 from avscenes.media.audio import SAMPLE_RATE, load_wave
@@ -22,19 +22,18 @@ MASKS = ["avsbench-s4", "avsbench-ms3", "is3-masks"]
 
 
 def run(checkpoint, dataset, options, *more):
-    common = ["--workers", 0, "--max-missing", 0.5, "--device", "cpu", "--batch-size", 4]
-    words = ["--checkpoint", checkpoint, "--dataset", dataset, *chain(*options.items()), *common]
-    try:
-        return evaluate.main([str(word) for word in (*words, *more)])
-    except SystemExit as stop:
-        return stop.code
+    return run_script(
+        evaluate,
+        *("--checkpoint", checkpoint, "--dataset", dataset),
+        *chain(*options.items()),
+        *("--workers", 0, "--max-missing", 0.5, "--device", "cpu", "--batch-size", 4, *more),
+    )
 
 
 def evaluated(checkpoint, dataset, options, *more):
     """Return the figures and the rows of samples."""
     assert run(checkpoint, dataset, options, "--output-dir", checkpoint.parent / "out", *more) == 0
-    with (checkpoint.parent / "out" / "samples.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(checkpoint.parent / "out" / "samples.csv")
     return json.loads((checkpoint.parent / "out" / "metrics.json").read_text()), rows
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 
+from avscenes.sets.testsets import read_tests
+
 SIZE = 96, 72
 BBOX = "<person><bbox><id>{}</id><n>{}</n><n>{}</n><n>{}</n><n>{}</n></bbox></person>"
 
@@ -184,3 +186,14 @@ def write_set(dataset, root):
         written = add_silent(root, *written)
     options, names, left_out = written
     return {f"--{key}": root / value for key, value in options.items()}, names, left_out
+
+
+def named_files(options):
+    """Return the files of options under the names that `read_tests` gives them."""
+    return {key[2:].replace("-", "_"): path for key, path in options.items()}
+
+
+def read_set(dataset, root, size=None):
+    """Write a set and return it as it is read, with the same of its samples as `write_set`."""
+    options, names, left_out = write_set(dataset, root)
+    return read_tests(dataset, size, named_files(options)), names, left_out

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from model_files import encoder_state
 from PIL import Image
 
 from avscenes.models.encoders import ResNet18, build_encoders
@@ -33,12 +34,8 @@ def checkpoint(tmp_path, encoders):
     """A run on clips that was never trained."""
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    state = {
-        f"{kind}.{name}": value
-        for kind, encoder in zip(("visual", "audio"), encoders, strict=True)
-        for name, value in encoder.state_dict().items()
-    }
-    torch.save({"state_dict": state, "epoch": 0}, folder / "checkpoints" / "best.ckpt")
+    content = {"state_dict": encoder_state(*encoders), "epoch": 2}
+    torch.save(content, folder / "checkpoints" / "best.ckpt")
     settings = {"dataset": "vggsound", "encoder": "small", "image_dropout": 0.0, "norm": "batch"}
     (folder / "config.json").write_text(json.dumps({"settings": settings}))
     return folder / "checkpoints" / "best.ckpt"
@@ -56,5 +53,33 @@ def make_clip():
         Image.fromarray(pixels).save(root / "frames" / f"{clip}.{suffix}")
         wave = rng.uniform(-0.5, 0.5, int(seconds * rate))
         soundfile.write(root / "audio" / f"{clip}.wav", wave, rate)
+
+    return make
+
+
+@pytest.fixture
+def make_vggsound(tmp_path, make_clip):
+    """Writes a VGG-Sound of noise, or its test set alone, and returns it as options."""
+
+    def make(*, train=0, test, **clip):
+        for split, count in (("train", train), ("test", test)):
+            for number in range(count):
+                make_clip(tmp_path / split, f"{split}{number}", **clip)
+        (tmp_path / "test.csv").write_text("".join(f"test{number}\n" for number in range(test)))
+        entries = [
+            {"file": f"test{n}", "class": f"class {n % 3}", "bbox": [[0.1, 0.1, 0.8, 0.7]]}
+            for n in range(test)
+        ]
+        (tmp_path / "vggss.json").write_text(json.dumps(entries))
+        options = [
+            *("--test-root", str(tmp_path / "test"), "--test-list", str(tmp_path / "test.csv")),
+            *("--annotations", str(tmp_path / "vggss.json")),
+        ]
+        if train:
+            names = "\n".join(f"train{number}" for number in range(train))
+            (tmp_path / "train.txt").write_text(names)
+            options += ["--data-root", str(tmp_path / "train")]
+            options += ["--train-list", str(tmp_path / "train.txt")]
+        return options
 
     return make

@@ -6,6 +6,7 @@ import baselines
 import numpy as np
 import pytest
 import torch
+from script_runs import fault_of, run_script
 
 from avcontrast import metrics
 from avscenes.sets.vggss import Annotation
@@ -40,8 +41,7 @@ def write(path, all_boxes):
 def run(tmp_path, capsys):
     def run(all_boxes, *options):
         write(tmp_path / "vggss.json", all_boxes)
-        settings = ["--annotations", str(tmp_path / "vggss.json"), *map(str, options)]
-        status = baselines.main(settings)
+        status = run_script(baselines, "--annotations", tmp_path / "vggss.json", *options)
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 
@@ -61,25 +61,22 @@ def figures(printed):
 
 
 def drawn(boxes):
-    """Return the union of boxes, pixel by pixel in Python."""
+    """Return the union of boxes."""
     truth = np.zeros((224, 224))
     for box in boxes:
         x0, y0, x1, y1 = (int(min(max(value, 0), 1) * 224) for value in box)
-        for y in range(y0, y1):
-            for x in range(x0, x1):
-                truth[y, x] = 1
+        truth[y0:y1, x0:x1] = 1
     return truth
 
 
 def distance_maps():
-    disc, square = np.zeros((224, 224)), np.zeros((224, 224))
-    for y in range(224):
-        for x in range(224):
-            # Twice the distance, squared: whole numbers, so that rings are tied exactly.
-            down, right = abs(2 * y - 223), abs(2 * x - 223)
-            disc[y, x] = -(down**2 + right**2)
-            square[y, x] = -max(down, right)
-    return {"centre disc": disc, "centre square": square, "constant map": np.zeros((224, 224))}
+    # Twice the distance, squared: whole numbers, so that rings are tied exactly.
+    down, right = abs(2 * np.indices((224, 224)) - 223)
+    return {
+        "centre disc": -(down**2 + right**2),
+        "centre square": -np.maximum(down, right),
+        "constant map": np.zeros((224, 224)),
+    }
 
 
 def plain_ciou(heat, truth, rule, inclusive):
@@ -227,12 +224,10 @@ def test_clips_without_boxes_are_named(run, tmp_path):
 
 
 def test_wrong_usage_is_one_line(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        baselines.main(["--annotations", "vggss.json", "--protocols", "magic"])
-    error = capsys.readouterr().err
-    assert error.startswith("baselines.py: error: --protocols: must be 'ezvsl-test', ")
-    assert error.endswith(", got 'magic'\n")
-    assert error.count("\n") == 1
+    options = ["--annotations", "vggss.json", "--protocols", "magic"]
+    fault = fault_of(capsys, baselines, *options)
+    assert fault.startswith("--protocols: must be 'ezvsl-test', ")
+    assert fault.endswith(", got 'magic'")
 
 
 def test_clips_of_a_list_are_chosen_however_their_ids_are_written(tmp_path):

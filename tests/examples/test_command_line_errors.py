@@ -1,12 +1,11 @@
-import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import train_fnac
+from script_runs import fault_of, read_rows
 
 from avscenes.sets.sampling import generator_for
 from avscenes.training import data
@@ -15,17 +14,7 @@ from avscenes.training.settings import Settings
 
 
 def fail(capsys, *options):
-    """Run with options that are wrong and return the one line that it prints."""
-    try:
-        status = train_fnac.main([str(option) for option in options])
-    except SystemExit as stop:
-        status = stop.code
-    printed = capsys.readouterr()
-    assert status == 2
-    lines = printed.err.splitlines()
-    assert len(lines) == 1, printed.err
-    assert lines[0].startswith("train_fnac.py: error: ")
-    return lines[0].removeprefix("train_fnac.py: error: ")
+    return fault_of(capsys, train_fnac, *options)
 
 
 @pytest.fixture(autouse=True)
@@ -155,62 +144,38 @@ def test_a_config_that_is_no_config(capsys, tmp_path):
 
 
 @pytest.fixture
-def clips(tmp_path, make_clip):
+def clips(tmp_path, make_vggsound):
     """A complete VGG-Sound layout, as options; tests take one thing away."""
-    for clip in range(6):
-        make_clip(tmp_path / "train", f"train{clip}", size=(32, 32))
-    for clip in range(2):
-        make_clip(tmp_path / "test", f"test{clip}", size=(32, 32))
-    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(6)))
-    (tmp_path / "test.csv").write_text("test0\ntest1\n")
-    entries = [{"file": f"test{c}", "class": "dog", "bbox": [[0, 0, 1, 1]]} for c in range(2)]
-    (tmp_path / "vggss.json").write_text(json.dumps(entries))
-    return {
-        "--dataset": "vggsound",
-        "--encoder": "small",
-        "--data-root": tmp_path / "train",
-        "--train-list": tmp_path / "train.txt",
-        "--test-root": tmp_path / "test",
-        "--test-list": tmp_path / "test.csv",
-        "--annotations": tmp_path / "vggss.json",
-        "--batch-size": 2,
-        "--validation-size": 2,
-        "--workers": 1,
-        "--output-dir": tmp_path / "run",
-    }
+    return [
+        *make_vggsound(train=6, test=2, size=(32, 32)),
+        *("--dataset", "vggsound", "--encoder", "small", "--batch-size", 2),
+        *("--validation-size", 2, "--workers", 1, "--output-dir", tmp_path / "run"),
+    ]
 
 
 def listed(folder):
     """Return what the list of unusable clips in a folder names."""
-    with (folder / "skipped.csv").open(newline="") as file:
-        return [(row["split"], row["clip"]) for row in csv.DictReader(file)]
-
-
-def fail_clips(capsys, clips, **changes):
-    options = {**clips, **{f"--{name.replace('_', '-')}": v for name, v in changes.items()}}
-    return fail(capsys, *(word for option in options.items() for word in option))
+    return [(row["split"], row["clip"]) for row in read_rows(folder / "skipped.csv")]
 
 
 @pytest.mark.parametrize("option", ["--data-root", "--test-root"])
 def test_missing_folders(capsys, clips, tmp_path, option):
-    name = option[2:].replace("-", "_")
-    message = fail_clips(capsys, clips, **{name: tmp_path / "nowhere"})
+    message = fail(capsys, *clips, option, tmp_path / "nowhere")
     assert message == f"{option}: there is no folder {tmp_path}/nowhere"
-    (Path(tmp_path) / "bare" / "frames").mkdir(parents=True)
-    message = fail_clips(capsys, clips, **{name: tmp_path / "bare"})
+    (tmp_path / "bare" / "frames").mkdir(parents=True)
+    message = fail(capsys, *clips, option, tmp_path / "bare")
     assert message == f"{option}: there is no folder {tmp_path}/bare/audio"
 
 
 @pytest.mark.parametrize("option", ["--train-list", "--test-list"])
 def test_missing_and_empty_lists(capsys, clips, tmp_path, option):
-    name = option[2:].replace("-", "_")
-    message = fail_clips(capsys, clips, **{name: tmp_path / "none.txt"})
+    message = fail(capsys, *clips, option, tmp_path / "none.txt")
     assert message == f"{option}: cannot read {tmp_path}/none.txt: No such file or directory"
     (tmp_path / "blank.txt").write_text("\n \n")
-    message = fail_clips(capsys, clips, **{name: tmp_path / "blank.txt"})
+    message = fail(capsys, *clips, option, tmp_path / "blank.txt")
     assert message == f"{option}: {tmp_path}/blank.txt holds no ids"
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    message = fail_clips(capsys, clips, **{name: tmp_path / "binary.txt"})
+    message = fail(capsys, *clips, option, tmp_path / "binary.txt")
     assert message.startswith(f"{option}: cannot read {tmp_path}/binary.txt")
 
 
@@ -232,25 +197,25 @@ DOG, FOUR = '"file": "a", "class": "dog", "bbox"', "must be four numbers x0, y0,
 )
 def test_unreadable_annotations(capsys, clips, tmp_path, text, message):
     (tmp_path / "vggss.json").write_text(text)
-    assert message in fail_clips(capsys, clips)
+    assert message in fail(capsys, *clips)
 
 
 def test_boxes_in_pixels(capsys, clips, tmp_path):
     entries = [{"file": f"test{c}", "class": "dog", "bbox": [[20, 30, 90, 80]]} for c in range(2)]
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
-    assert "first test0: boxes must be shares of the image" in fail_clips(capsys, clips)
+    assert "first test0: boxes must be shares of the image" in fail(capsys, *clips)
 
 
 def test_ids_without_files_and_without_annotation(capsys, clips, tmp_path):
     (tmp_path / "train" / "frames" / "train1.jpg").unlink()
-    message = fail_clips(capsys, clips)
+    message = fail(capsys, *clips)
     assert "1 of " in message
     assert "more than --max-missing 0.05; first train1: no frame" in message
     assert message.endswith(f"; the list: {tmp_path}/run/skipped.csv")
     assert [clip for _, clip in listed(tmp_path / "run")] == ["train1"]
     (tmp_path / "whole.txt").write_text("train0\ntrain2\ntrain3\ntrain4\n")
     (tmp_path / "test.csv").write_text("test0\ntest1\nstranger\n")
-    message = fail_clips(capsys, clips, train_list=tmp_path / "whole.txt", max_missing=0.3)
+    message = fail(capsys, *clips, "--train-list", tmp_path / "whole.txt", "--max-missing", 0.3)
     assert "--test-list: 1 of 3 test clips cannot be used" in message
     assert "first stranger: no entry in --annotations" in message
     assert listed(tmp_path / "run") == [("test", "stranger")]
@@ -261,44 +226,43 @@ def test_every_unusable_clip_is_listed_and_the_folder_stays_free(capsys, clips, 
         path.write_bytes(b"broken")
     (tmp_path / "test" / "audio" / "test1.wav").write_bytes(b"broken")
     for _ in range(2):
-        assert "the list: " in fail_clips(capsys, clips)
+        assert "the list: " in fail(capsys, *clips)
     entries = listed(tmp_path / "run")
     assert sorted(clip for split, clip in entries if split != "test") == [
         f"train{clip}" for clip in range(6)
     ]
     assert ("test", "test1") in entries
     (tmp_path / "test" / "audio" / "test0.wav").unlink()
-    assert "none of the 2 test clips can be used" in fail_clips(capsys, clips)
+    assert "none of the 2 test clips can be used" in fail(capsys, *clips)
     assert listed(tmp_path / "run") == [("test", "test0"), ("test", "test1")]
 
 
-def test_a_batch_larger_than_the_set(capsys, clips):
-    message = fail_clips(capsys, clips, batch_size=5)
-    assert message.startswith("--batch-size 5 is larger than the 4 clips of --train-list")
-
-
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("options", "message"),
     [
-        ({"validation_size": 6}, "--validation-size 6 leaves none of the 6 clips of --train-list"),
-        ({"validation_size": 512}, "--validation-size 512 leaves none of the 6 clips"),
-        ({"validation_size": 5}, "--batch-size 2 is larger than the 1 clips of --train-list"),
+        (
+            ["--validation-size", 6],
+            "--validation-size 6 leaves none of the 6 clips of --train-list",
+        ),
+        (["--validation-size", 512], "--validation-size 512 leaves none of the 6 clips"),
+        (["--validation-size", 5], "--batch-size 2 is larger than the 1 clips of --train-list"),
+        (["--batch-size", 5], "--batch-size 5 is larger than the 4 clips of --train-list"),
     ],
 )
 def test_what_the_length_of_a_list_shows_is_said_before_any_file_is_read(
-    capsys, clips, monkeypatch, changes, message
+    capsys, clips, tmp_path, monkeypatch, options, message
 ):
     for name in ("check_files", "annotated_set"):
         monkeypatch.setattr(data, name, lambda *_, **__: pytest.fail("a file is read"))
-    clips["--annotations"].write_text("not read either")
-    assert fail_clips(capsys, clips, **changes).startswith(message)
+    (tmp_path / "vggss.json").write_text("not read either")
+    assert fail(capsys, *clips, *options).startswith(message)
 
 
 def test_a_batch_larger_than_what_can_be_read(capsys, clips, tmp_path):
     for path in (tmp_path / "train" / "frames").iterdir():
         if path.stem not in ("train0", "train1"):
             path.write_bytes(b"broken")
-    message = fail_clips(capsys, clips, max_missing=0.99, validation_size=1)
+    message = fail(capsys, *clips, "--max-missing", 0.99, "--validation-size", 1)
     assert message == (
         "--batch-size 2 is larger than the 1 readable clips of --train-list; "
         f"the list: {tmp_path}/run/skipped.csv"
@@ -307,10 +271,10 @@ def test_a_batch_larger_than_what_can_be_read(capsys, clips, tmp_path):
 
 def test_held_out_clips_that_cannot_be_shared(capsys, clips, tmp_path):
     whole = "--validation-size 3 cannot be split evenly over 2 processes"
-    assert whole in fail_clips(capsys, clips, devices=2, validation_size=3, batch_size=4)
+    assert whole in fail(capsys, *clips, "--devices", 2, "--validation-size", 3, "--batch-size", 4)
     held_out = torch.randperm(6, generator=generator_for(DATA_SEED))[0]
     (tmp_path / "train" / "frames" / f"train{held_out}.jpg").write_bytes(b"broken")
-    message = fail_clips(capsys, clips, devices=2, max_missing=0.5)
+    message = fail(capsys, *clips, "--devices", 2, "--max-missing", 0.5)
     assert message == (
         "--validation-size: 1 readable clips cannot be split evenly over 2 processes "
         f"(--devices 2 x --num-nodes 1); the list: {tmp_path}/run/skipped.csv"

@@ -1,9 +1,9 @@
-import csv
 import json
 import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import evaluate
 import numpy as np
@@ -12,12 +12,12 @@ import soundfile
 import torch
 import train_fnac
 from PIL import Image
+from script_runs import change_settings, fault_of, read_rows, run_script
 from set_runs import cells_of
 from torch.nn import functional as F
 from video_files import write_video
 
 from avcontrast import metrics
-from avscenes.models.encoders import build_encoders
 from avscenes.models.object_maps import heat_maps, load_object_network, object_maps, stretch
 from avscenes.pictures import report
 from avscenes.pictures.gallery import ranked
@@ -25,11 +25,6 @@ from avscenes.sets import clips
 from avscenes.testing.run import Conditions
 from avscenes.testing.scoring import score
 
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 TESTED = 24
 FIGURES = ("model_", "centre_disc_", "ceiling_", "class_", "pair_", "hit_", "chance_")
 
@@ -38,14 +33,11 @@ FIGURES = ("model_", "centre_disc_", "ceiling_", "class_", "pair_", "hit_", "cha
 def trained(tmp_path_factory):
     """A run of one epoch and what it reported."""
     output = tmp_path_factory.mktemp("trained") / "run"
-    status = train_fnac.main(
-        [
-            *("--train-size", "16", "--validation-size", "8", "--test-size", str(TESTED)),
-            *("--batch-size", "8", "--epochs", "1", "--warm-start-epochs", "0"),
-            *("--accelerator", "cpu", "--output-dir", str(output)),
-        ]
-    )
-    assert status == 0
+    options = [
+        *("--train-size", 16, "--validation-size", 8, "--test-size", TESTED, "--batch-size", 8),
+        *("--epochs", 1, "--warm-start-epochs", 0, "--accelerator", "cpu", "--output-dir", output),
+    ]
+    assert run_script(train_fnac, *options) == 0
     return output
 
 
@@ -54,24 +46,11 @@ def checkpoint(run):
 
 
 def run(*options):
-    try:
-        return evaluate.main([str(option) for option in (*options, "--device", "cpu")])
-    except SystemExit as stop:
-        return stop.code
+    return run_script(evaluate, *options, "--device", "cpu")
 
 
 def fail(capsys, *options):
-    """Run with options that are wrong and return the one line that it prints."""
-    assert run(*options) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("evaluate.py: error: ")
-    return lines[0].removeprefix("evaluate.py: error: ")
-
-
-def read_rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return fault_of(capsys, evaluate, *options, "--device", "cpu")
 
 
 def test_the_figures_are_those_of_the_training_script(trained, tmp_path, capsys):
@@ -156,16 +135,7 @@ def small_maps():
     return torch.rand(3, 7, 7, generator=generator) - 0.3, torch.rand(3, 7, 7, generator=generator)
 
 
-def test_the_mix_is_that_of_ez_vsl():
-    cosines, objects = small_maps()
-    maps = heat_maps(cosines, objects, size=224, protocol="ezvsl-test", object_share=0.6)
-    for place in range(3):
-        large = [
-            F.interpolate(m[place][None, None], (224, 224), mode="bilinear", align_corners=True)
-            for m in (cosines, objects)
-        ]
-        scaled = [(m[0, 0] - m.min()) / (m.max() - m.min()) for m in large]
-        torch.testing.assert_close(maps["mix"][place], 0.4 * scaled[0] + 0.6 * scaled[1])
+def test_a_flat_map_is_not_stretched():
     constant = torch.full((1, 2, 2), 0.7)
     assert torch.equal(stretch(constant), constant)
 
@@ -183,14 +153,6 @@ def test_a_mix_of_one_kind_scores_as_that_kind(protocol):
             scores["mix_ciou_half"], scores[f"{same}_ciou_half"], atol=1e-3, rtol=0
         )
         assert torch.equal(scores["mix_pointing"], scores[f"{same}_pointing"])
-
-
-def test_fixed_thresholds_see_the_scale_of_slavc():
-    cosines, objects = small_maps()
-    maps = heat_maps(cosines, objects, size=7, protocol="slavc-test-absolute", object_share=0.25)
-    torch.testing.assert_close(maps["model"], (cosines + 1) / 2)
-    torch.testing.assert_close(maps["ogl"], objects / 2.5)
-    torch.testing.assert_close(maps["mix"], 0.75 * maps["model"] + 0.25 * maps["ogl"])
 
 
 def test_the_caption_says_how_many_maps_are_flat():
@@ -219,15 +181,9 @@ def test_the_gallery_ranks_by_ciou():
 
 
 @pytest.fixture
-def clip_run(tmp_path, make_clip):
+def clip_run(tmp_path, make_clip, checkpoint):
     """An untrained model of clips, and five clips of which one is broken and one unknown."""
-    folder = tmp_path / "run"
-    (folder / "checkpoints").mkdir(parents=True)
-    torch.manual_seed(0)
-    visual, audio = build_encoders("small")
-    state = {f"visual.{name}": value for name, value in visual.state_dict().items()}
-    state |= {f"audio.{name}": value for name, value in audio.state_dict().items()}
-    torch.save({"state_dict": state, "epoch": 2}, folder / "checkpoints" / "last.ckpt")
+    checkpoint.rename(checkpoint.with_name("last.ckpt"))
     for name in ("a", "b", "c", "d", "e"):
         make_clip(tmp_path / "test", name, size=(32, 32), seconds=1)
     (tmp_path / "test" / "audio" / "c.wav").write_bytes(b"RIFF")
@@ -237,31 +193,25 @@ def clip_run(tmp_path, make_clip):
         for name in "abcd"
     ]
     (tmp_path / "vggss.json").write_text(json.dumps(entries))
-    settings = {
-        "dataset": "vggsound",
-        "encoder": "small",
-        "image_dropout": 0.9,
-        "norm": "batch",
-        "test_root": str(tmp_path / "test"),
-        "test_list": str(tmp_path / "test.csv"),
-        "annotations": str(tmp_path / "vggss.json"),
-        "max_missing": 0.5,
-        "batch_size": 2,
-        "workers": 0,
-    }
-    (folder / "config.json").write_text(json.dumps({"settings": settings}))
-    return folder
+    change_settings(
+        tmp_path / "run",
+        image_dropout=0.9,
+        test_root=str(tmp_path / "test"),
+        test_list=str(tmp_path / "test.csv"),
+        annotations=str(tmp_path / "vggss.json"),
+        max_missing=0.5,
+        batch_size=2,
+        workers=0,
+    )
+    return tmp_path / "run"
 
 
 def test_broken_clips_are_named_counted_and_left_out(clip_run, capsys, monkeypatch):
-    read = []
-    decode = clips._decode
-    monkeypatch.setattr(
-        clips, "_decode", lambda clip, *more: (read.append(clip.name), decode(clip, *more))[1]
-    )
+    decode = Mock(wraps=clips._decode)
+    monkeypatch.setattr(clips, "_decode", decode)
     monkeypatch.setattr(report, "draw_gallery", lambda path, *_, **__: path.touch())
     assert run("--checkpoint", checkpoint(clip_run)) == 0
-    assert read == ["a", "b", "c", "d"]
+    assert [call.args[0].name for call in decode.call_args_list] == ["a", "b", "c", "d"]
     printed = capsys.readouterr().out
     assert "left out: clip e: no entry in --annotations\nleft out: clip c: " in printed
     assert "(epoch 3), vggsound: 3 pairs, 2 left out" in printed
@@ -284,8 +234,8 @@ def test_too_many_broken_clips_stop_the_test(clip_run, tmp_path, capsys):
     )
     assert [row["clip"] for row in read_rows(tmp_path / "results" / "left_out.csv")] == ["e", "c"]
     # The folder can be used again.
-    again = ["--output-dir", str(tmp_path / "results"), "--max-missing", "0.5"]
-    assert evaluate.main(["--checkpoint", str(checkpoint(clip_run)), *again]) == 0
+    again = ["--output-dir", tmp_path / "results", "--max-missing", 0.5]
+    assert run("--checkpoint", checkpoint(clip_run), *again) == 0
     assert (tmp_path / "results" / "table.txt").is_file()
     assert len(read_rows(tmp_path / "results" / "left_out.csv")) == 2
 
@@ -313,9 +263,7 @@ def test_a_set_of_which_nothing_can_be_read_is_listed(clip_run, tmp_path, capsys
 
 
 def test_a_full_disk_is_one_line(clip_run, tmp_path, capsys, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(os, "fsync", full)
     output = tmp_path / "results"
     message = fail(capsys, "--checkpoint", checkpoint(clip_run), "--output-dir", output)
@@ -324,10 +272,7 @@ def test_a_full_disk_is_one_line(clip_run, tmp_path, capsys, monkeypatch):
 
 
 def test_what_is_interrupted_at_the_end_leaves_nothing(clip_run, capsys, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(report, "draw_gallery", interrupted)
+    monkeypatch.setattr(report, "draw_gallery", Mock(side_effect=KeyboardInterrupt))
     assert run("--checkpoint", checkpoint(clip_run)) == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert sorted(path.name for path in clip_run.iterdir()) == ["checkpoints", "config.json"]
@@ -356,19 +301,20 @@ def test_one_pair_becomes_a_picture(kind, trained, clip_run, tmp_path, object_we
     assert message == f"--output: {output} holds results already; name another place"
 
 
-def test_unreadable_pairs(clip_run, tmp_path, capsys):
-    sound, image = tmp_path / "test" / "audio" / "a.wav", tmp_path / "test" / "frames" / "a.jpg"
+@pytest.mark.parametrize("option", ["--image", "--sound"])
+def test_unreadable_pairs(clip_run, tmp_path, capsys, option):
     none, text = tmp_path / "none", tmp_path / "text"
     text.write_text("neither")
-    common = ["--checkpoint", checkpoint(clip_run), "--output", tmp_path / "heat.png"]
-    message = fail(capsys, *common, "--image", none, "--sound", sound)
-    assert message == f"--image: cannot read {none}: No such file or directory"
-    message = fail(capsys, *common, "--image", text, "--sound", sound)
-    assert message.startswith(f"--image: cannot read {text}: cannot identify image file")
-    message = fail(capsys, *common, "--image", image, "--sound", none)
-    assert message == f"--sound: cannot read {none}: No such file or directory"
-    message = fail(capsys, *common, "--image", image, "--sound", text)
-    assert message.startswith(f"--sound: cannot read {text}: ")
+    options = [
+        *("--checkpoint", checkpoint(clip_run), "--output", tmp_path / "heat.png"),
+        *("--image", tmp_path / "test" / "frames" / "a.jpg"),
+        *("--sound", tmp_path / "test" / "audio" / "a.wav"),
+    ]
+    message = fail(capsys, *options, option, none)
+    assert message == f"{option}: cannot read {none}: No such file or directory"
+    message = fail(capsys, *options, option, text)
+    reason = "cannot identify image file" if option == "--image" else ""
+    assert message.startswith(f"{option}: cannot read {text}: {reason}")
     assert not (tmp_path / "heat.png").exists()
 
 
@@ -435,8 +381,8 @@ def test_mistakes_are_named_in_one_line(clip_run, capsys, options, message):
 
 
 def test_a_device_that_is_none(clip_run, capsys):
-    assert evaluate.main(["--checkpoint", str(checkpoint(clip_run)), "--device", "abacus"]) == 2
-    assert "error: --device: cannot use abacus: " in capsys.readouterr().err
+    options = ["--checkpoint", checkpoint(clip_run), "--device", "abacus"]
+    assert fault_of(capsys, evaluate, *options).startswith("--device: cannot use abacus: ")
 
 
 def test_clips_without_annotations(clip_run, tmp_path, capsys):
@@ -451,9 +397,8 @@ def test_checkpoints_that_cannot_be_used(clip_run, tmp_path, capsys):
     missing = tmp_path / "missing.ckpt"
     assert fail(capsys, "--checkpoint", missing) == f"--checkpoint: there is no file {missing}"
     config = clip_run / "config.json"
-    settings = json.loads(config.read_text())
-    settings["settings"]["encoder"] = "resnet18"
-    config.write_text(json.dumps(settings))
+    change_settings(clip_run, encoder="resnet18")
+    settings = config.read_text()
     message = fail(capsys, "--checkpoint", path)
     assert message == f"--checkpoint: {path} does not fit the settings in {config}"
     config.write_text("{}")
@@ -464,7 +409,7 @@ def test_checkpoints_that_cannot_be_used(clip_run, tmp_path, capsys):
     assert message == (
         f"--checkpoint: there is no config.json in {clip_run}, the folder of the run"
     )
-    config.write_text(json.dumps(settings))
+    config.write_text(settings)
     path.write_bytes(b"broken")
     message = fail(capsys, "--checkpoint", path)
     assert message.startswith(f"--checkpoint: cannot read {path}: ")

@@ -4,11 +4,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from set_runs import MASKS, by_hand, cells_of, evaluated, files_of, truth_of
-from small_sets import write_set
+from small_sets import read_set, write_set
 
 from avcontrast import metrics
 from avscenes.pictures.overlays import draw_truth
-from avscenes.sets.testsets import read_tests
 from avscenes.testing.scoring import chance_f_score, score
 
 
@@ -93,9 +92,7 @@ def test_a_fixed_threshold_takes_maps_that_overshoot():
 
 @pytest.mark.parametrize("dataset", ["flickr", "avsbench-ms3", "extended-vggsound"])
 def test_the_true_place_is_outlined(dataset, tmp_path):
-    options, _, _ = write_set(dataset, tmp_path)
-    named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    test = read_tests(dataset, None, named).labelled
+    test = read_set(dataset, tmp_path)[0].labelled
 
     def outlines(row):
         axis = Figure().add_subplot()

@@ -1,14 +1,15 @@
 """Every test set from its files to its figures, which are made a second time by hand."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from script_runs import change_settings, read_rows
 from set_runs import SETS, by_hand, cells_of, evaluated, files_of, run, truth_of
-from small_sets import write_set
+from small_sets import named_files, write_set
 
 from avcontrast import functional, metrics
 from avscenes.pictures import report
@@ -21,21 +22,19 @@ def test_broken_files_are_named_and_nothing_is_read_twice(
     checkpoint, tmp_path, capsys, monkeypatch, dataset
 ):
     options, names, left_out = write_set(dataset, tmp_path)
-    decoded = []
-    decode = clips._decode
-    monkeypatch.setattr(
-        clips, "_decode", lambda clip, *more: (decoded.append(clip.name), decode(clip, *more))[1]
-    )
+    decode = Mock(wraps=clips._decode)
+    monkeypatch.setattr(clips, "_decode", decode)
     monkeypatch.setattr(report, "draw_gallery", lambda path, *_, **__: path.touch())
     found, rows = evaluated(checkpoint, dataset, options)
     assert [row["id"] for row in rows] == names
+    decoded = [call.args[0].name for call in decode.call_args_list]
     assert len(decoded) == len(set(decoded))
     assert found["test_samples"] == len(names)
     assert found["left_out"] == len(left_out)
     printed = capsys.readouterr().out
     assert f", {len(left_out)} left out\n" in printed
-    with (checkpoint.parent / "out" / "left_out.csv").open(newline="") as file:
-        reasons = {row["clip"]: row["reason"] for row in csv.DictReader(file)}
+    listed = read_rows(checkpoint.parent / "out" / "left_out.csv")
+    reasons = {row["clip"]: row["reason"] for row in listed}
     assert reasons.keys() == left_out.keys()
     for name, reason in left_out.items():
         assert reason in reasons[name]
@@ -99,10 +98,8 @@ def test_scenes_count_when_every_sound_is_found(checkpoint, encoders, tmp_path, 
 def test_a_run_lends_its_lists_to_the_extended_set(checkpoint, tmp_path):
     options, names, _ = write_set("extended-vggsound", tmp_path)
     silent = {"--silent-list": options.pop("--silent-list")}
-    config = checkpoint.parents[1] / "config.json"
-    settings = json.loads(config.read_text())["settings"]
-    settings.update({key[2:].replace("-", "_"): str(path) for key, path in options.items()})
-    config.write_text(json.dumps({"settings": settings}))
+    files = {name: str(path) for name, path in named_files(options).items()}
+    change_settings(checkpoint.parents[1], **files)
     _, rows = evaluated(checkpoint, "extended-vggsound", silent, "--test-size", 1)
     assert [row["id"] for row in rows] == [names[0], names[-2]]
 
@@ -195,10 +192,8 @@ def test_own_clips_are_ranked_without_boxes_and_localised_with_them(checkpoint, 
 
 def test_a_run_on_own_clips_is_tested_on_what_it_held_out(checkpoint, tmp_path, capsys):
     options, names, _ = write_set("clips", tmp_path)
-    config = checkpoint.parents[1] / "config.json"
-    settings = json.loads(config.read_text())["settings"]
-    settings |= {"dataset": "clips", "data_root": str(options["--test-root"]), "held_out": 0.2}
-    config.write_text(json.dumps({"settings": settings}))
+    settings = {"dataset": "clips", "data_root": str(options["--test-root"]), "held_out": 0.2}
+    change_settings(checkpoint.parents[1], **settings)
     (checkpoint.parents[1] / "lists").mkdir()
     (checkpoint.parents[1] / "lists" / "test.txt").write_text(f"{names[3]}\n{names[1]}\n")
     _, rows = evaluated(checkpoint, "clips", {})

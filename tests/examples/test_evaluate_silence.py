@@ -1,5 +1,7 @@
 """Test sets in which some sounds have no source in the image, from files to figures."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from set_runs import by_hand, cells_of, evaluated, files_of, run, truth_of
@@ -123,16 +125,10 @@ def test_silent_pairs_that_are_all_broken(checkpoint, tmp_path, capsys):
 
 def test_the_gallery_shows_the_worst_silent_pairs(checkpoint, tmp_path, monkeypatch):
     options, _, _ = write_set("extended-vggsound", tmp_path)
-    shown = []
-    draw = gallery.draw_gallery
-
-    def remember(path, tests, tested, name):
-        shown.append((tests, tested))
-        draw(path, tests, tested, name)
-
-    monkeypatch.setattr(report, "draw_gallery", remember)
+    draw = Mock(wraps=gallery.draw_gallery)
+    monkeypatch.setattr(report, "draw_gallery", draw)
     evaluated(checkpoint, "extended-vggsound", options)
-    (tests, tested), *_ = shown
+    _, tests, tested, _ = draw.call_args_list[0].args
     groups = gallery.groups_of(tested, "model_ciou_half")
     silent = groups.pop("source not in the image")
     assert all("+" in tests.names[tested.rows[place]] for place in silent)

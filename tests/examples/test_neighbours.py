@@ -1,18 +1,19 @@
 import json
+from itertools import chain
 from pathlib import Path
 
 import neighbours
 import numpy as np
 import pytest
 import torch
+from script_runs import change_settings, fault_of, run_script
+from set_runs import by_hand
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avcontrast import metrics
-from avscenes.media.audio import SAMPLE_RATE, load_wave
 from avscenes.media.augmentation import scale_images
 from avscenes.media.images import load_frame, plain_frame
-from avscenes.media.spectrogram import published_spectrogram
 from avscenes.models.encoders import ResNet18
 from avscenes.models.object_maps import enlarged
 from avscenes.scenes.scene import make_scenes
@@ -27,19 +28,11 @@ SCENES = 30
 
 
 def run(*options):
-    try:
-        return neighbours.main([str(option) for option in (*options, "--device", "cpu")])
-    except SystemExit as stop:
-        return stop.code
+    return run_script(neighbours, *options, "--device", "cpu")
 
 
 def fail(capsys, *options):
-    """Run with options that are wrong and return the one line that it prints."""
-    assert run(*options) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("neighbours.py: error: ")
-    return lines[0].removeprefix("neighbours.py: error: ")
+    return fault_of(capsys, neighbours, *options, "--device", "cpu")
 
 
 def tied_features(count, dim=12):
@@ -151,10 +144,9 @@ def test_purity_counts_classes_that_are_known():
 
 
 @pytest.fixture
-def scene_run(tmp_path, encoders, checkpoint):
+def scene_run(checkpoint):
     """The checkpoint of a run on scenes that was never trained."""
-    settings = {"dataset": "synthetic", "encoder": "small", "train_size": SCENES}
-    (checkpoint.parent.parent / "config.json").write_text(json.dumps({"settings": settings}))
+    change_settings(checkpoint.parents[1], dataset="synthetic", train_size=SCENES)
     return checkpoint
 
 
@@ -255,16 +247,11 @@ def folder(tmp_path, make_clip):
     return tmp_path
 
 
-@torch.no_grad()
 def clip_features(encoders, root, names):
     """Return what the encoders make of files, read without the readers under test."""
-    images = torch.stack(
-        [plain_frame(load_frame(root / "frames" / f"{name}.jpg")) for name in names]
-    )
-    waves = [load_wave(root / "audio" / f"{name}.wav") for name in names]
-    sounds = [published_spectrogram(wave, SAMPLE_RATE).float()[None] for wave in waves]
-    maps = encoders[0](images)
-    return images, F.normalize(maps, dim=1).mean((2, 3)), encoders[1](torch.stack(sounds))
+    files = [(root / "frames" / f"{name}.jpg", root / "audio" / f"{name}.wav") for name in names]
+    _, maps, sounds = by_hand(encoders, files)
+    return F.normalize(maps, dim=1).mean((2, 3)), sounds
 
 
 def test_the_samples_are_those_of_a_training(folder, checkpoint, encoders, tmp_path, capsys):
@@ -276,9 +263,8 @@ def test_the_samples_are_those_of_a_training(folder, checkpoint, encoders, tmp_p
         "--max-missing": 0.2,
         "--workers": 0,
     }
-    words = [word for option in options.items() for word in option]
     more = ["--labels", folder / "labels.csv", "--k", 4, "--output-dir", tmp_path / "lists"]
-    assert run("--checkpoint", checkpoint, *words, *more) == 0
+    assert run("--checkpoint", checkpoint, *chain(*options.items()), *more) == 0
     lists = read_neighbours(tmp_path / "lists" / "neighbours.npz")
     boxes = [{"file": "clip0", "class": "a", "bbox": [[0.1, 0.1, 0.5, 0.5]]}]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
@@ -294,7 +280,7 @@ def test_the_samples_are_those_of_a_training(folder, checkpoint, encoders, tmp_p
     data, skipped = clip_data(settings, None)
     assert lists.ids == data.train.clips
     assert len(lists.ids) == 10 - sum(entry.split == "train" for entry in skipped) == 9
-    _, images, sounds = clip_features(encoders, folder / "data", lists.ids)
+    images, sounds = clip_features(encoders, folder / "data", lists.ids)
     same_lists(lists.image_neighbours, images, 4)
     same_lists(lists.audio_neighbours, sounds, 4)
     printed = capsys.readouterr().out
@@ -330,11 +316,12 @@ def test_weights_of_an_image_network_list_images(
     assert run(*words, tmp_path / "both", "--checkpoint", checkpoint) == 0
     both = read_neighbours(tmp_path / "both" / "neighbours.npz")
     assert both.ids == names
-    images, _, sounds = clip_features(encoders, folder / "data", names)
+    _, sounds = clip_features(encoders, folder / "data", names)
     network = ResNet18()
     network.load_state_dict(torch.load(object_weights))
+    images = [plain_frame(load_frame(folder / "data" / "frames" / f"{n}.jpg")) for n in names]
     with torch.no_grad():
-        vectors = network.eval()(enlarged(images)).mean((2, 3))
+        vectors = network.eval()(enlarged(torch.stack(images))).mean((2, 3))
     for found in (alone, both.image_neighbours):
         same_lists(found, vectors, 3)
     same_lists(both.audio_neighbours, sounds, 3)

@@ -1,8 +1,10 @@
 import sys
+from itertools import chain
 
 import own_towers
 import pytest
 import torch
+from script_runs import fault_of, run_script
 from small_sets import write_image, write_sound
 from video_files import write_video
 
@@ -37,8 +39,8 @@ def test_two_networks_of_hugging_face_are_trained_evaluated_and_shown(
 ):
     video = write_video(tmp_path / "in.mp4", seconds=1, fps=10)
     options = {"--clips": folder, "--output-dir": tmp_path / "run", "--epochs": 1, **models}
-    words = [str(word) for option in options.items() for word in option]
-    assert own_towers.main([*words, "--batch-size", "2", "--video", str(video)]) == 0
+    words = [*chain(*options.items()), "--batch-size", 2, "--video", video]
+    assert run_script(own_towers, *words) == 0
     printed = capsys.readouterr().out
     assert "epoch 1: loss " in printed
     assert "R@1, own pair, image to sound" in printed
@@ -65,10 +67,8 @@ def test_patches_keep_their_places(models):
 
 def test_it_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    status = own_towers.main(["--clips", str(tmp_path), "--output-dir", str(tmp_path / "run")])
-    assert status == 2
-    assert capsys.readouterr().err == (
-        "own_towers.py: error: it needs transformers: pip install transformers\n"
-    )
+    options = ["--clips", tmp_path, "--output-dir", tmp_path / "run"]
+    fault = fault_of(capsys, own_towers, *options)
+    assert fault == "it needs transformers: pip install transformers"
     with pytest.raises(UserError, match="it needs transformers"):
         own_towers.load_pair("a", "b")

@@ -1,4 +1,3 @@
-import csv
 import os
 import re
 import shutil
@@ -7,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -14,6 +14,7 @@ import prepare as script
 import pytest
 import soundfile
 from PIL import Image
+from script_runs import fault_of, read_rows
 from video_files import write_video
 
 from avscenes.files.whole_files import write_whole
@@ -92,8 +93,7 @@ def test_failures_are_named_with_their_reasons(tmp_path, videos, video, capsys):
     whole = [name for name in WHOLE if "b." not in name]
     assert made(out) == [*whole[:3], "failed.csv", *whole[3:]]
     assert (out / "clips.txt").read_text() == "-a_000030\nc\n"
-    with (out / "failed.csv").open(newline="") as file:
-        reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
+    reasons = {row["video"]: row["reason"] for row in read_rows(out / "failed.csv")}
     assert {Path(name).relative_to(videos).as_posix() for name in reasons} == {
         *("b.MP4", "more/b.mp4", "cut.mp4", "empty.mkv", "text.webm", "mute.avi"),
     }
@@ -156,9 +156,7 @@ def test_the_list_of_failures_goes_when_they_are_put_right(tmp_path, videos, vid
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "file", b"content")
@@ -172,9 +170,7 @@ def test_a_full_disk_ends_the_run_and_the_failures_are_kept(
     def here(function, jobs, count, limit):
         yield from ((job, function(job)) for job in jobs)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     (videos / "-0.mp4").write_bytes(b"broken")
     monkeypatch.setattr(preparation, "faults_of", here)
     monkeypatch.setattr(preparation, "write_whole", full)
@@ -358,11 +354,4 @@ def test_wrong_usage_is_one_line(tmp_path, videos, monkeypatch, capsys, argument
     for name in "ab":
         Path("unknown", f"{name}.vob").touch()
     Path("file").write_text("")
-    try:
-        status = script.main(arguments)
-    except SystemExit as error:
-        status = error.code
-    assert status == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert re.fullmatch(f"prepare.py: error: {message}\n", said), said
+    assert re.fullmatch(message, fault_of(capsys, script, *arguments))

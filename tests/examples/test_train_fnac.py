@@ -1,4 +1,3 @@
-import csv
 import json
 import math
 import os
@@ -6,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,11 +13,13 @@ import torch
 import train_fnac
 from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
+from script_runs import fault_of, read_metrics, read_rows, run_script, wait_for_rows
 
 from avscenes.files.whole_files import write_whole
 from avscenes.options.training import parse
 from avscenes.testing.retrieval import class_chance
 from avscenes.training import records
+from avscenes.training.settings import Settings
 
 SCRIPT = Path(train_fnac.__file__)
 EPOCHS = 5
@@ -48,11 +48,6 @@ FILES = {
     "similarity.png",
     "gallery.png",
 }
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 
 
 # One thread, because two that share a busy core wait for each other; and the same number for every
@@ -62,11 +57,6 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 def command(*options):
     return [sys.executable, str(SCRIPT), *map(str, options)]
-
-
-def read_rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def load(path):
@@ -170,47 +160,32 @@ def test_the_run_ends_with_its_table_and_complains_of_nothing(finished):
 
 
 def assert_same(one, other):
-    """Compare two checkpoints, tensors bit for bit."""
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for left, right in zip(one, other):
-            assert_same(left, right)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
+    """Compare states of two runs, tensors bit for bit."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def resume(output, *options):
+    return run_script(train_fnac, "--resume", "--output-dir", output, *options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, stop):
-    output = tmp_path / "run"
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(
-        command(*TINY, "--output-dir", output), stdout=log, stderr=log, env=ENVIRONMENT
-    )
+    output, printed = tmp_path / "run", tmp_path / "log"
     table = output / "metrics.csv"
-    deadline = time.monotonic() + 1200
-    while not (table.exists() and len(read_rows(table)) >= 3):
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    with printed.open("w") as log:
+        process = subprocess.Popen(
+            command(*TINY, "--output-dir", output), stdout=log, stderr=log, env=ENVIRONMENT
+        )
+    wait_for_rows(process, table, 3, printed)
     process.send_signal(stop)
     status = process.wait(timeout=300)
-    log.close()
     assert status == (-signal.SIGKILL if stop == signal.SIGKILL else 130)
     assert len(read_rows(table)) < EPOCHS
     assert not (output / "metrics.json").exists()
     if stop == signal.SIGINT:
-        assert (
-            f"interrupted; go on with --resume --output-dir {output}"
-            in (tmp_path / "log").read_text()
-        )
+        advice = f"interrupted; go on with --resume --output-dir {output}"
+        assert advice in printed.read_text()
 
     # The settings come from the folder.
     subprocess.run(
@@ -220,12 +195,16 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, stop):
     assert (output / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     for name in ("last", "best"):
         one, other = (load(run / "checkpoints" / f"{name}.ckpt") for run in (output, whole))
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        for key in ("state_dict", "optimizer_states", "epoch", "global_step"):
             assert_same(one[key], other[key])
-    results = [json.loads((run / "metrics.json").read_text()) for run in (output, whole)]
-    for result in results:
-        del result["seconds"]
-    assert results[0] == results[1]
+        assert one["lr_schedulers"] == other["lr_schedulers"]
+    assert read_metrics(output) == read_metrics(whole)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The finished run in a folder that may be changed."""
+    return shutil.copytree(finished[0], tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -242,14 +221,13 @@ def early(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 5_000, None])
 def test_a_run_whose_last_checkpoint_is_lost_goes_on_from_the_best(early, tmp_path, capsys, left):
-    output = tmp_path / "run"
-    shutil.copytree(early, output)
+    output = shutil.copytree(early, tmp_path / "run")
     last = output / "checkpoints" / "last.ckpt"
     if left is None:
         last.unlink()
     else:
         last.write_bytes(last.read_bytes()[:left])
-    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    assert resume(output) == 0
     said = capsys.readouterr().out
     assert f"cannot read {last}: " in said
     assert "; what came after best.ckpt is trained again\n" in said
@@ -259,27 +237,22 @@ def test_a_run_whose_last_checkpoint_is_lost_goes_on_from_the_best(early, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_lost_last_checkpoint_is_made_of_a_best_one_that_is_as_new(finished, tmp_path, capsys):
-    output = tmp_path / "run"
-    shutil.copytree(finished[0], output)
-    last = output / "checkpoints" / "last.ckpt"
+def test_a_lost_last_checkpoint_is_made_of_a_best_one_that_is_as_new(copied, capsys):
+    last = copied / "checkpoints" / "last.ckpt"
     shutil.copy(last, last.with_name("best.ckpt"))
     last.write_bytes(b"")
-    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    assert resume(copied) == 0
     assert f"going on after epoch {EPOCHS} of {EPOCHS}\n" in capsys.readouterr().out
     assert load(last)["epoch"] == EPOCHS - 1
 
 
 @pytest.mark.slow
-def test_a_run_without_a_readable_checkpoint_says_so(finished, tmp_path, capsys):
-    output = tmp_path / "run"
-    shutil.copytree(finished[0], output)
+def test_a_run_without_a_readable_checkpoint_says_so(copied, capsys):
     for name in ("last", "best"):
-        (output / "checkpoints" / f"{name}.ckpt").write_bytes(b"")
-    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"train_fnac.py: error: --output-dir: cannot read {output}")
-    assert line.endswith("nor can best.ckpt be read: start a new run in another folder")
+        (copied / "checkpoints" / f"{name}.ckpt").write_bytes(b"")
+    fault = fault_of(capsys, train_fnac, "--resume", "--output-dir", copied)
+    assert fault.startswith(f"--output-dir: cannot read {copied}")
+    assert fault.endswith("nor can best.ckpt be read: start a new run in another folder")
 
 
 @pytest.mark.slow
@@ -288,27 +261,24 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(finished
     output = tmp_path / "run"
     output.mkdir()
     shutil.copy(whole / "config.json", output)
-    assert train_fnac.main(["--resume", "--output-dir", str(output)]) == 0
+    assert resume(output) == 0
     assert "there is no checkpoint yet: starting anew\n" in capsys.readouterr().out
     assert load(output / "checkpoints" / "last.ckpt")["epoch"] == EPOCHS - 1
 
 
 @pytest.mark.slow
-def test_a_torn_checkpoint_is_not_tested(finished, tmp_path, capsys):
-    output = tmp_path / "run"
-    shutil.copytree(finished[0], output)
-    (output / "checkpoints" / "best.ckpt").write_bytes(b"")
-    status = train_fnac.main(["--resume", "--output-dir", str(output), "--evaluate", "best"])
-    assert status == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"--output-dir: cannot read {output}/checkpoints/best.ckpt: " in line
+def test_a_torn_checkpoint_is_not_tested(copied, capsys):
+    best = copied / "checkpoints" / "best.ckpt"
+    best.write_bytes(b"")
+    options = ["--resume", "--output-dir", copied, "--evaluate", "best"]
+    assert f"--output-dir: cannot read {best}: " in fault_of(capsys, train_fnac, *options)
 
 
 def test_a_finished_run_is_tested_again_and_kept_as_it_is(finished, capsys):
     output, _ = finished
     before = (output / "checkpoints" / "last.ckpt").read_bytes()
     table = (output / "metrics.csv").read_text()
-    assert train_fnac.main(["--resume", "--output-dir", str(output), "--workers", "0"]) == 0
+    assert resume(output, "--workers", 0) == 0
     assert (output / "checkpoints" / "last.ckpt").read_bytes() == before
     assert (output / "metrics.csv").read_text() == table
     assert "own pair" in capsys.readouterr().out
@@ -325,12 +295,9 @@ def test_a_finished_run_that_gets_longer_is_a_longer_run(tmp_path):
     ):
         subprocess.run(command(*options), check=True, timeout=300, env=ENVIRONMENT)
     assert (short / "metrics.csv").read_text() == (long / "metrics.csv").read_text()
-    settings, results = (
-        [json.loads((run / f"{name}.json").read_text()) for run in (short, long)]
-        for name in ("config", "metrics")
-    )
-    assert settings[0]["settings"] == {**settings[1]["settings"], "output_dir": str(short)}
-    assert [{**result, "seconds": 0} for result in results[:1]] == [{**results[1], "seconds": 0}]
+    settings = [json.loads((run / "config.json").read_text())["settings"] for run in (short, long)]
+    assert settings[0] == {**settings[1], "output_dir": str(short)}
+    assert read_metrics(short) == read_metrics(long)
     for name in ("last", "best"):
         one, other = (load(run / "checkpoints" / f"{name}.ckpt") for run in (short, long))
         for key in ("state_dict", "optimizer_states", "epoch", "global_step"):
@@ -347,8 +314,7 @@ def test_a_finished_run_that_gets_longer_is_a_longer_run(tmp_path):
     ],
 )
 def test_resuming_with_other_settings_is_refused(finished, capsys, option, value, message):
-    status = train_fnac.main(["--resume", "--output-dir", str(finished[0]), option, value])
-    assert status == 2
+    assert resume(finished[0], option, value) == 2
     assert message in capsys.readouterr().err
 
 
@@ -361,31 +327,23 @@ def test_a_folder_with_a_run_is_not_written_over(finished, capsys):
 
 
 @pytest.mark.slow
-def test_vggsound_end_to_end_with_resnet_and_a_broken_clip(tmp_path, make_clip, capsys):
+def test_vggsound_end_to_end_with_resnet_and_a_broken_clip(
+    tmp_path, make_clip, make_vggsound, capsys
+):
     for clip in range(8):
         suffix = "png" if clip % 2 else "jpg"
         rate = (16_000, 22_050, 44_100)[clip % 3]
         make_clip(tmp_path / "train", f"train{clip}", suffix=suffix, rate=rate)
-    for clip in range(3):
-        make_clip(tmp_path / "test", f"test{clip}", seconds=1.2)
     (tmp_path / "train" / "audio" / "train5.wav").write_bytes(b"RIFF")
     (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(8)))
-    (tmp_path / "test.csv").write_text("test0\ntest1\ntest2\n")
-    entries = [
-        {"file": f"test{clip}", "class": f"class {clip}", "bbox": [[0.1, 0.1, 0.8, 0.7]]}
-        for clip in range(3)
-    ]
-    (tmp_path / "vggss.json").write_text(json.dumps(entries))
     output = tmp_path / "run"
-    status = train_fnac.main(
-        [
-            *("--dataset", "vggsound", "--loss", "fns", "--accelerator", "cpu"),
-            *("--data-root", str(tmp_path / "train"), "--train-list", str(tmp_path / "train.txt")),
-            *("--test-root", str(tmp_path / "test"), "--test-list", str(tmp_path / "test.csv")),
-            *("--annotations", str(tmp_path / "vggss.json"), "--output-dir", str(output)),
-            *("--epochs", "1", "--batch-size", "2", "--validation-size", "3", "--workers", "0"),
-            *("--max-missing", "0.5", "--evaluate", "best"),
-        ]
+    status = run_script(
+        train_fnac,
+        *("--dataset", "vggsound", "--loss", "fns", "--accelerator", "cpu"),
+        *("--data-root", tmp_path / "train", "--train-list", tmp_path / "train.txt"),
+        *(*make_vggsound(test=3, seconds=1.2), "--output-dir", output),
+        *("--epochs", 1, "--batch-size", 2, "--validation-size", 3, "--workers", 0),
+        *("--max-missing", 0.5, "--evaluate", "best"),
     )
     printed = capsys.readouterr()
     assert status == 0, printed.err
@@ -401,12 +359,11 @@ def test_own_clips_need_a_folder_alone(tmp_path, make_clip, capsys):
     for clip in range(9):
         make_clip(tmp_path / "own", f"clip{clip}", size=(48, 32), seconds=1)
     (tmp_path / "own" / "audio" / "clip3.wav").unlink()
-    status = train_fnac.main(
-        [
-            *("--dataset", "clips", "--data-root", str(tmp_path / "own"), "--encoder", "small"),
-            *("--epochs", "1", "--workers", "0", "--accelerator", "cpu"),
-            *("--output-dir", str(tmp_path / "run")),
-        ]
+    status = run_script(
+        train_fnac,
+        *("--dataset", "clips", "--data-root", tmp_path / "own", "--encoder", "small"),
+        *("--epochs", 1, "--workers", 0, "--accelerator", "cpu"),
+        *("--output-dir", tmp_path / "run"),
     )
     printed = capsys.readouterr()
     assert status == 0, printed.err
@@ -426,16 +383,9 @@ def test_own_clips_need_a_folder_alone(tmp_path, make_clip, capsys):
 
 
 @pytest.fixture
-def breaking(tmp_path, make_clip, monkeypatch):
+def breaking(tmp_path, make_vggsound, monkeypatch):
     """The options of a run on eight clips, one of which breaks between training and test."""
-    names = [f"test{clip}" for clip in range(4)]
-    for clip in range(4):
-        make_clip(tmp_path / "train", f"train{clip}", size=(64, 48), seconds=1)
-        make_clip(tmp_path / "test", names[clip], size=(64, 48), seconds=1)
-    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(4)))
-    (tmp_path / "test.csv").write_text("\n".join(names))
-    entries = [{"file": name, "class": name, "bbox": [[0.1, 0.1, 0.8, 0.7]]} for name in names]
-    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    data = make_vggsound(train=4, test=4, size=(64, 48), seconds=1)
     train = train_fnac.train
 
     def train_and_break(*everything):
@@ -444,11 +394,9 @@ def breaking(tmp_path, make_clip, monkeypatch):
 
     monkeypatch.setattr(train_fnac, "train", train_and_break)
     return [
-        *("--dataset", "vggsound", "--encoder", "small", "--accelerator", "cpu"),
-        *("--data-root", str(tmp_path / "train"), "--train-list", str(tmp_path / "train.txt")),
-        *("--test-root", str(tmp_path / "test"), "--test-list", str(tmp_path / "test.csv")),
-        *("--annotations", str(tmp_path / "vggss.json"), "--output-dir", str(tmp_path / "run")),
+        *(*data, "--dataset", "vggsound", "--encoder", "small", "--accelerator", "cpu"),
         *("--epochs", "1", "--batch-size", "2", "--validation-size", "2", "--workers", "0"),
+        *("--output-dir", str(tmp_path / "run")),
     ]
 
 
@@ -559,24 +507,7 @@ def test_class_chance_is_the_share_of_hits_of_random_rankings():
 def test_help_names_every_option_and_its_defaults():
     result = subprocess.run(command("--help"), capture_output=True, text=True, env=ENVIRONMENT)
     assert result.returncode == 0
-    for option in (
-        *("--dataset", "--data-root", "--train-list", "--test-root", "--test-list"),
-        *("--annotations", "--loss", "--temperature", "--fns-audio-weight", "--fns-visual-weight"),
-        *(
-            "--tne-weight",
-            "--adjacency-reduction",
-            "--warmup-epochs",
-            "--epochs",
-            "--batch-size",
-            "--train-size",
-        ),
-        *("--encoder", "--image-weights", "--lr", "--weight-decay", "--image-dropout"),
-        *("--precision", "--devices", "--num-nodes", "--workers", "--compile", "--seed"),
-        *("--output-dir", "--resume", "--max-missing", "--allow-overlap"),
-        *("--recipe", "--transform", "--anchor", "--init-from"),
-        *("--tri-map-form", "--positive-form", "--neighbours", "--combine-neighbours"),
-        *("--map-stride", "--projection"),
-    ):
-        assert f"{option} " in result.stdout, option
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')} " in result.stdout, name
     assert "(default: 128 / 256)" in result.stdout
     assert "(default: fnac)" in result.stdout

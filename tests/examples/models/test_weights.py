@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import tarfile
 import zipfile
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import train_fnac
+from model_files import encoder_state, resnet18_shapes
+from script_runs import run_script
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,34 +26,11 @@ from avscenes.training.trained import load_trained
 CPU = torch.device("cpu")
 
 
-def network_shapes(channels):
-    """Names and shapes of a ResNet-18 without classifier, as torchvision has them."""
-
-    def norm(name, width):
-        entries = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (width,))
-        entries["num_batches_tracked"] = ()
-        return {f"{name}.{key}": shape for key, shape in entries.items()}
-
-    shapes = {"conv1.weight": (64, channels, 7, 7), **norm("bn1", 64)}
-    before = 64
-    for layer, width in enumerate((64, 128, 256, 512), start=1):
-        for block in ("0", "1"):
-            name = f"layer{layer}.{block}"
-            shapes[f"{name}.conv1.weight"] = (width, before, 3, 3)
-            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
-            shapes |= norm(f"{name}.bn1", width) | norm(f"{name}.bn2", width)
-            if before != width:
-                shapes[f"{name}.downsample.0.weight"] = (width, before, 1, 1)
-                shapes |= norm(f"{name}.downsample.1", width)
-            before = width
-    return shapes
-
-
 @pytest.fixture(scope="module")
 def released():
     """A state dict with the names and shapes of the released FNAC and EZ-VSL code."""
-    shapes = {f"imgnet.{name}": shape for name, shape in network_shapes(3).items()}
-    shapes |= {f"audnet.{name}": shape for name, shape in network_shapes(1).items()}
+    shapes = {f"imgnet.{name}": shape for name, shape in resnet18_shapes(3).items()}
+    shapes |= {f"audnet.{name}": shape for name, shape in resnet18_shapes(1).items()}
     shapes |= {"img_proj.weight": (512, 512, 1, 1), "img_proj.bias": (512,)}
     shapes |= {"aud_proj.weight": (512, 512), "aud_proj.bias": (512,)}
     assert len(shapes) == 244
@@ -129,20 +109,12 @@ def test_a_released_checkpoint_computes_what_its_weights_say(tmp_path, released,
 
 @pytest.mark.slow
 def test_a_released_checkpoint_is_evaluated_without_settings_beside_it(
-    tmp_path, released, make_clip, capsys
+    tmp_path, released, make_vggsound, capsys
 ):
     path = save(tmp_path / "best.pth", released)
-    for clip in ("a", "b"):
-        make_clip(tmp_path / "test", clip, size=(32, 32), seconds=1)
-    (tmp_path / "test.csv").write_text("a\nb\n")
-    entries = [{"file": c, "class": c, "bbox": [[0.1, 0.2, 0.7, 0.8]]} for c in "ab"]
-    (tmp_path / "vggss.json").write_text(json.dumps(entries))
-    options = [
-        *("--checkpoint", path, "--test-root", tmp_path / "test", "--workers", "0"),
-        *("--test-list", tmp_path / "test.csv", "--annotations", tmp_path / "vggss.json"),
-        *("--device", "cpu"),
-    ]
-    assert evaluate.main(list(map(str, options))) == 0, capsys.readouterr().err
+    data = make_vggsound(test=2, size=(32, 32), seconds=1)
+    options = ["--checkpoint", path, *data, "--workers", 0, "--device", "cpu"]
+    assert run_script(evaluate, *options) == 0, capsys.readouterr().err
     assert "(epoch 17), vggsound: 2 pairs" in capsys.readouterr().out
     results = json.loads((tmp_path / "evaluation-vggsound-ezvsl-test" / "metrics.json").read_text())
     assert results["test_samples"] == 2
@@ -155,17 +127,23 @@ def test_a_bare_state_dict_is_taken_too(tmp_path, released):
     assert torch.equal(trained.audio.projection.weight, released["aud_proj.weight"])
 
 
-def test_scores_that_an_older_numpy_has_pickled_are_no_code(tmp_path, released):
-    new = save(tmp_path / "new.pth", released, best_cIoU=np.float64(0.4), best_Auc=np.float64(0.3))
-    old = tmp_path / "old.pth"
-    with zipfile.ZipFile(new) as source, zipfile.ZipFile(old, "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
+def pickled_by_numpy_1(path):
+    """Rewrite a file of PyTorch as one with NumPy 1 would be."""
+    with zipfile.ZipFile(path) as source:
+        content = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for name, data in content.items():
             if name.endswith("data.pkl"):
-                assert b"numpy" in content
-                content = content.replace(b"numpy._core", b"numpy.core")
-            target.writestr(name, content)
-    trained = load_trained(old, CPU)
+                assert b"numpy._core" in data
+                data = data.replace(b"numpy._core", b"numpy.core")
+            target.writestr(name, data)
+
+
+def test_scores_that_an_older_numpy_has_pickled_are_no_code(tmp_path, released):
+    scores = {"best_cIoU": np.float64(0.4), "best_Auc": np.float64(0.3)}
+    path = save(tmp_path / "best.pth", released, **scores)
+    pickled_by_numpy_1(path)
+    trained = load_trained(path, CPU)
     assert torch.equal(trained.visual.projection.bias, released["img_proj.bias"])
 
 
@@ -209,10 +187,9 @@ def test_training_starts_from_a_released_checkpoint(tmp_path, released):
 def test_training_starts_from_a_checkpoint_of_ours(tmp_path):
     torch.manual_seed(0)
     visual, audio = build_encoders("small")
-    state = {f"visual.{name}": value for name, value in visual.state_dict().items()}
-    state |= {f"audio.{name}": value for name, value in audio.state_dict().items()}
+    state = encoder_state(visual, audio) | {"criterion.temperature": torch.ones(())}
     path = tmp_path / "last.ckpt"
-    torch.save({"state_dict": {**state, "criterion.temperature": torch.ones(())}}, path)
+    torch.save({"state_dict": state}, path)
     others = build_encoders("small")
     load_encoders(*others, path, "--init-from")
     images = torch.randn(2, 3, 64, 64)
@@ -232,18 +209,6 @@ def test_errors_name_the_option_under_which_image_weights_were_given(tmp_path):
     (tmp_path / "text.pth").write_text("epochs = 3")
     with pytest.raises(UserError, match=r"cannot read .*text.pth: it is no file of PyTorch$"):
         load_image_weights(ResNet18(), tmp_path / "text.pth")
-
-
-def pickled_by_numpy_1(path):
-    """Rewrite a file of PyTorch as one with NumPy 1 would be."""
-    with zipfile.ZipFile(path) as source:
-        content = {name: source.read(name) for name in source.namelist()}
-    with zipfile.ZipFile(path, "w") as target:
-        for name, data in content.items():
-            if name.endswith("data.pkl"):
-                assert b"numpy._core" in data
-                data = data.replace(b"numpy._core", b"numpy.core")
-            target.writestr(name, data)
 
 
 RECORD = np.dtype([("epoch", "<i4"), ("scores", ">f8", (2,)), ("name", "U5")])
@@ -360,32 +325,22 @@ def test_a_file_of_another_kind_is_named_for_what_it_is(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-def encoder_state(visual, audio):
-    return {
-        f"{kind}.{name}": value
-        for kind, encoder in (("visual", visual), ("audio", audio))
-        for name, value in encoder.state_dict().items()
-    }
-
-
 @pytest.mark.parametrize(
-    "wrapped",
+    ("begin", "wrapped"),
     [
-        "_orig_mod.{}",
-        "module._orig_mod.{}",
-        "_orig_mod.module.{}",
-        "visual._orig_mod.{}",
-        "visual.module._orig_mod.{}",
+        ("", "_orig_mod."),
+        ("", "module._orig_mod."),
+        ("", "_orig_mod.module."),
+        ("visual.", "visual._orig_mod."),
+        ("visual.", "visual.module._orig_mod."),
     ],
 )
-def test_what_compilation_and_several_devices_put_into_names_does_not_matter(tmp_path, wrapped):
+def test_what_compilation_and_several_devices_put_into_names_does_not_matter(
+    tmp_path, begin, wrapped
+):
     visual, audio = build_encoders("small")
     state = {
-        (
-            wrapped.format(name.removeprefix("visual." if "visual" in wrapped else ""))
-            if name.startswith("visual.") or "visual" not in wrapped
-            else name
-        ): value
+        re.sub(f"^{begin}", wrapped, name): value
         for name, value in encoder_state(visual, audio).items()
     }
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")

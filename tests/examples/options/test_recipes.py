@@ -1,11 +1,11 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 import train_fnac
+from script_runs import run_script
 
 import avscenes.sets.clips
 from avscenes.files.errors import UserError
@@ -16,11 +16,6 @@ from avscenes.sets.neighbour_lists import write_neighbours
 from avscenes.sets.sampling import generator_for
 from avscenes.training.settings import Settings
 
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 FILES = [
     *("--data-root", "a", "--train-list", "b", "--test-root", "c"),
     *("--test-list", "d", "--annotations", "e"),
@@ -99,8 +94,8 @@ def read(tmp_path, text, name="own.toml"):
     return parse(["--recipe", str(tmp_path / name)])
 
 
-def store(folder, settings, **changes):
-    content = {"settings": {**settings.model_dump(mode="json"), **changes}}
+def store(folder, settings):
+    content = {"settings": settings.model_dump(mode="json")}
     (folder / "config.json").write_text(json.dumps(content))
 
 
@@ -266,12 +261,6 @@ def test_a_resumed_run_gets_longer_where_its_learning_rate_allows(tmp_path):
         parse([*resume, "19"])
 
 
-def test_preparing_data_does_not_wait_for_torch():
-    code = "import sys, avscenes.sets.preparation; sys.exit('torch' in sys.modules)"
-    folder = str(recipes.FOLDER.parent)
-    assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == 0
-
-
 def test_the_anchor_reaches_the_loss():
     options = ["--recipe", "fnac-vggsound-10k", *FILES, "--encoder", "small"]
     assert train_fnac.build_module(parse(options)).criterion.anchor == "audio"
@@ -338,25 +327,12 @@ def test_a_recipe_with_an_option_that_its_loss_does_not_take_is_refused(tmp_path
 
 
 @pytest.fixture
-def clips(tmp_path, make_clip):
+def clips(tmp_path, make_vggsound):
     """A small VGG-Sound, as options."""
-    for clip in range(8):
-        make_clip(tmp_path / "train", f"train{clip}", size=(48, 32), seconds=1)
-    for clip in range(3):
-        make_clip(tmp_path / "test", f"test{clip}", size=(48, 32), seconds=1)
-    (tmp_path / "train.txt").write_text("\n".join(f"train{clip}" for clip in range(8)))
-    (tmp_path / "test.csv").write_text("test0\ntest1\ntest2\n")
-    entries = [
-        {"file": f"test{clip}", "class": "ab"[clip % 2], "bbox": [[0.1, 0.1, 0.8, 0.7]]}
-        for clip in range(3)
-    ]
-    (tmp_path / "vggss.json").write_text(json.dumps(entries))
     return [
-        *("--data-root", tmp_path / "train", "--train-list", tmp_path / "train.txt"),
-        *("--test-root", tmp_path / "test", "--test-list", tmp_path / "test.csv"),
-        *("--annotations", tmp_path / "vggss.json", "--accelerator", "cpu", "--encoder", "small"),
-        *("--batch-size", "2", "--validation-size", "2", "--workers", "0", "--epochs", "1"),
-        *("--output-dir", tmp_path / "run"),
+        *make_vggsound(train=8, test=3, size=(48, 32), seconds=1),
+        *("--accelerator", "cpu", "--encoder", "small", "--batch-size", 2, "--epochs", 1),
+        *("--validation-size", 2, "--workers", 0, "--output-dir", tmp_path / "run"),
     ]
 
 
@@ -366,16 +342,12 @@ def stored_settings(folder):
 
 @pytest.mark.slow
 def test_a_run_with_a_recipe_trains_as_it_says_and_stores_it(tmp_path, clips, capsys, monkeypatch):
-    masked = []
-    augment = avscenes.sets.clips.spec_augment
-    monkeypatch.setattr(
-        avscenes.sets.clips,
-        "spec_augment",
-        lambda *args, **more: (masked.append(more), augment(*args, **more))[1],
-    )
+    augment = Mock(wraps=avscenes.sets.clips.spec_augment)
+    monkeypatch.setattr(avscenes.sets.clips, "spec_augment", augment)
     recipe = ["--recipe", "fnac-vggsound-10k-released"]
-    assert train_fnac.main([*map(str, clips), *recipe]) == 0, capsys.readouterr().err
+    assert run_script(train_fnac, *clips, *recipe) == 0, capsys.readouterr().err
     assert "recipe fnac-vggsound-10k-released\n" in capsys.readouterr().out
+    masked = [call.kwargs for call in augment.call_args_list]
     assert masked == [{"widest": 9, "legacy": True}] * 6
     settings = stored_settings(tmp_path / "run")
     expected = RELEASED | {"batch_size": 2, "encoder": "small", "epochs": 1}
@@ -383,9 +355,9 @@ def test_a_run_with_a_recipe_trains_as_it_says_and_stores_it(tmp_path, clips, ca
     assert settings["recipe"] == "fnac-vggsound-10k-released"
     assert (tmp_path / "run" / "metrics.json").is_file()
 
-    resume = ["--resume", "--output-dir", str(tmp_path / "run")]
-    assert train_fnac.main(resume) == 0
-    assert train_fnac.main([*resume, "--recipe", "fnac-vggsound-10k"]) == 2
+    resume = ["--resume", "--output-dir", tmp_path / "run"]
+    assert run_script(train_fnac, *resume) == 0
+    assert run_script(train_fnac, *resume, "--recipe", "fnac-vggsound-10k") == 2
     assert "--recipe is fnac-vggsound-10k but the run was started" in capsys.readouterr().err
 
 
@@ -396,7 +368,7 @@ def test_alignment_trains_on_clips_with_views_of_their_neighbours(tmp_path, clip
     near = torch.tensor([[(row + 1) % 6, (row + 2) % 6] for row in range(6)])
     write_neighbours(tmp_path / "near.npz", trained, near, near.flip(1))
     options = ["--recipe", "alignment-vggsound-144k", "--neighbours", tmp_path / "near.npz"]
-    assert train_fnac.main([*map(str, [*clips, *options])]) == 0, capsys.readouterr().err
+    assert run_script(train_fnac, *clips, *options) == 0, capsys.readouterr().err
     settings = stored_settings(tmp_path / "run")
     assert (settings["transform"], settings["map_stride"]) == ("alignment", 16)
     header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
@@ -415,8 +387,8 @@ def test_flickr_is_trained_and_tested_on_its_own_layout(tmp_path, clips, capsys)
     box = "<bbox><who>1</who><a>20</a><b>30</b><c>200</c><d>180</d></bbox>"
     for clip in range(3):
         (tmp_path / "xml" / f"test{clip}.xml").write_text(f"<ann><o>{box}</o></ann>")
-    options = [*map(str, clips), "--annotations", str(tmp_path / "xml")]
-    status = train_fnac.main([*options, "--recipe", "ezvsl-flickr-144k"])
+    options = ["--annotations", tmp_path / "xml", "--recipe", "ezvsl-flickr-144k"]
+    status = run_script(train_fnac, *clips, *options)
     printed = capsys.readouterr()
     assert status == 0, printed.err
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -434,12 +406,12 @@ def test_flickr_is_trained_and_tested_on_its_own_layout(tmp_path, clips, capsys)
 
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(tmp_path, clips):
-    first = [*map(str, clips), "--dataset", "vggsound", "--output-dir", str(tmp_path / "one")]
-    assert train_fnac.main(first) == 0
+    clips += ["--dataset", "vggsound"]
+    assert run_script(train_fnac, *clips, "--output-dir", tmp_path / "one") == 0
     checkpoint = tmp_path / "one" / "checkpoints" / "last.ckpt"
     # At this learning rate only the running statistics of the norms move.
-    second = [*map(str, clips), "--dataset", "vggsound", "--lr", "1e-30", "--weight-decay", "0"]
-    assert train_fnac.main([*second, "--init-from", str(checkpoint)]) == 0
+    options = ["--lr", 1e-30, "--weight-decay", 0, "--init-from", checkpoint]
+    assert run_script(train_fnac, *clips, *options) == 0
     before, after = (
         torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for run in ("one", "run")

@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import av
 import numpy as np
 import pytest
@@ -110,15 +112,12 @@ def test_an_upright_video_stays_upright(tmp_path):
 
 
 def test_a_failure_leaves_nothing(video, tmp_path, monkeypatch):
-    def fail(*_):
-        raise KeyboardInterrupt
-
     with pytest.raises(ValueError, match=r"output must end in \.mp4 or \.gif"):
         heat_video(TOWERS, video, tmp_path / "out.avi")
     sequences = TOWERS._replace(audio=lambda waves: hear(waves)[:, :, None])
     with pytest.raises(ValueError, match=r"sounds must be encoded as vectors \(b, d\), got"):
         heat_video(sequences, video, tmp_path / "out.mp4")
-    monkeypatch.setattr(drawing, "_canvas", fail)
+    monkeypatch.setattr(drawing, "_canvas", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         heat_video(TOWERS, video, tmp_path / "out.mp4")
     assert list(tmp_path.iterdir()) == []

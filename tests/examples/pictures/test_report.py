@@ -1,10 +1,10 @@
-import csv
 import json
 
 import pytest
 import torch
+from script_runs import read_rows
 from set_runs import by_hand, evaluated, files_of
-from small_sets import write_set
+from small_sets import named_files, write_set
 
 from avscenes.files.errors import UserError
 from avscenes.media.images import load_frame, squeezed
@@ -23,7 +23,7 @@ def figures_of(found):
 def test_towers_are_evaluated_as_a_checkpoint_is(checkpoint, tmp_path, dataset):
     options, names, left_out = write_set(dataset, tmp_path)
     expected, rows = evaluated(checkpoint, dataset, options)
-    files = {key[2:].replace("-", "_"): path for key, path in options.items()}
+    files = named_files(options)
     towers = trained_towers(load_trained(checkpoint, "cpu"))
     output = tmp_path / "results"
     report = evaluate_towers(
@@ -36,8 +36,8 @@ def test_towers_are_evaluated_as_a_checkpoint_is(checkpoint, tmp_path, dataset):
     assert report.text.startswith(f"mine, {dataset}: {len(names)} pairs, {len(left_out)} left out")
     with pytest.raises(UserError, match=r"output: .* holds results already; name another place"):
         evaluate_towers(towers, output, dataset, **files)
-    with (output / "samples.csv").open(newline="") as file:
-        assert [row["id"] for row in csv.DictReader(file)] == [row["id"] for row in rows]
+    written = read_rows(output / "samples.csv")
+    assert [row["id"] for row in written] == [row["id"] for row in rows]
 
 
 def test_a_test_set_that_lacks_files_or_takes_none(checkpoint, tmp_path):
@@ -50,7 +50,7 @@ def test_a_test_set_that_lacks_files_or_takes_none(checkpoint, tmp_path):
 
 def test_towers_that_make_no_maps_or_no_vectors(tmp_path):
     options, _, _ = write_set("clips", tmp_path)
-    files = {key[2:].replace("-", "_"): str(path) for key, path in options.items()}
+    files = {name: str(path) for name, path in named_files(options).items()}
     output = str(tmp_path / "results")
 
     def see(images):

@@ -94,13 +94,16 @@ def test_no_two_classes_look_alike():
     assert len({class_name(label) for label in range(CLASSES)}) == CLASSES
 
 
+def hue_of(scene):
+    """Return the mean hue inside the mask as an angle."""
+    red, green, blue = scene.image[scene.mask].mean(axis=0) / 255
+    return np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+
+
 def test_colour_inside_the_mask_tells_the_class(scenes):
     angles = {}
     for scene in scenes:
-        pixels = scene.image[scene.mask].mean(axis=0) / 255
-        red, green, blue = pixels
-        hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue) % (2 * np.pi)
-        turn = (hue / (2 * np.pi) - scene.label / CLASSES + 0.5) % 1 - 0.5
+        turn = (hue_of(scene) / (2 * np.pi) - scene.label / CLASSES + 0.5) % 1 - 0.5
         angles.setdefault(scene.label, []).append(turn)
     # A class is 1 / 12 of a turn wide and its jitter is 0.3 of that.
     assert max(abs(np.mean(values)) for values in angles.values()) < 0.6 / CLASSES
@@ -151,10 +154,6 @@ def scene_of(index=5, **changes):
     return make_scene(0, "train", index, Design(**changes))
 
 
-def same(first, second):
-    return np.array_equal(first, second)
-
-
 def test_the_cues_are_in_the_sound_alone():
     plain = scene_of(object_share=1.0, scene_share=0.0)
     for changes in (
@@ -164,16 +163,17 @@ def test_the_cues_are_in_the_sound_alone():
         {"scene_share": 1.0, "scene_source": "bystander"},
     ):
         other = scene_of(**changes)
-        assert same(other.mask, plain.mask)
+        assert np.array_equal(other.mask, plain.mask)
         assert other.box == plain.box
         # Only the noise of the sensor, which is drawn after the sound, is another one.
         assert np.abs(other.image.astype(float) - plain.image).max() < 0.04 * 255 * 8
-        assert not same(other.wave, plain.wave)
-    assert same(scene_of(scene_share=0.0, scene_level=0.2).wave, plain.wave)
+        assert not np.array_equal(other.wave, plain.wave)
+    assert np.array_equal(scene_of(scene_share=0.0, scene_level=0.2).wave, plain.wave)
 
 
 def test_a_strong_jitter_moves_the_hue_too():
-    assert not same(scene_of(object_strength=1.0).image, scene_of(object_strength=0.0).image)
+    strong, weak = (scene_of(object_strength=strength).image for strength in (1.0, 0.0))
+    assert not np.array_equal(strong, weak)
 
 
 def correlation(first, second):
@@ -195,12 +195,10 @@ def sounds_asked_for(monkeypatch):
 
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
 def test_the_share_of_scenes_whose_pitch_follows_the_hue(sounds_asked_for, share, expected):
-    hues = []
-    for index in range(0, 120 * 12, 12):
-        scene = make_scene(0, "train", index, Design(object_share=share))
-        red, green, blue = scene.image[scene.mask].mean(axis=0) / 255
-        hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
-        hues.append(hue)
+    hues = [
+        hue_of(make_scene(0, "train", index, Design(object_share=share)))
+        for index in range(0, 120 * 12, 12)
+    ]
     jitters = [how["jitter"] for how in sounds_asked_for]
     assert correlation(hues, jitters) == pytest.approx(expected, abs=0.25)
 

@@ -4,6 +4,7 @@ from itertools import combinations
 import evaluate
 import pytest
 import torch
+from script_runs import change_settings, run_script
 from set_runs import cells_of
 from torch.nn import functional as F
 
@@ -19,6 +20,10 @@ LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3])
 
 def random_vectors(*shape, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+FEATURES = Features(random_vectors(8, 6, 3, 3, seed=1), random_vectors(8, 6, seed=2))
+PROJECTED = Vectors(random_vectors(8, 4, seed=3), random_vectors(8, 4, seed=4))
 
 
 def hits(similarity, right, k):
@@ -39,24 +44,22 @@ def by_hand(images, sounds, name):
 
 
 def test_one_vector_an_image_finds_its_sound_or_another_of_the_class():
-    maps, sounds = random_vectors(8, 6, 3, 3, seed=1), random_vectors(8, 6, seed=2)
-    vectors = Vectors(random_vectors(8, 4, seed=3), random_vectors(8, 4, seed=4))
-    found = retrieval(Features(maps, sounds), LABELS, vectors)
+    found = retrieval(FEATURES, LABELS, PROJECTED)
+    maps, sounds = FEATURES
     expected = {
         **by_hand(F.normalize(maps, dim=1).mean((2, 3)), sounds, "pooled"),
-        **by_hand(*vectors, "projected"),
+        **by_hand(*PROJECTED, "projected"),
     }
     assert len(set(expected.values())) > 4
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     # The best match of a position is another one, and counts no own pair as one of the class.
     assert found["class_image_to_sound_r5"] != found["hit_image_to_sound_pooled_r5"]
-    alone = retrieval(Features(maps, sounds), LABELS)
+    alone = retrieval(FEATURES, LABELS)
     assert alone == {name: value for name, value in found.items() if "projected" not in name}
 
 
 def test_without_classes_there_are_pairs_alone():
-    features = Features(random_vectors(8, 6, 2, 2, seed=1), random_vectors(8, 6, seed=2))
-    found = retrieval(features, LABELS * 0)
+    found = retrieval(FEATURES, LABELS * 0)
     assert "pair_sound_to_image_pooled_r10" in found
     assert not [name for name in found if "hit" in name or "class" in name]
     lines = table(found, "ezvsl-test").split("\n\n")[1].splitlines()
@@ -77,9 +80,7 @@ def test_chance_of_a_hit_is_the_share_of_all_draws_that_have_one(k):
 
 
 def test_the_table_has_the_three_recalls_of_a_way_in_one_cell():
-    features = Features(random_vectors(8, 6, 3, 3, seed=1), random_vectors(8, 6, seed=2))
-    vectors = Vectors(random_vectors(8, 4, seed=3), random_vectors(8, 4, seed=4))
-    found = retrieval(features, LABELS, vectors)
+    found = retrieval(FEATURES, LABELS, PROJECTED)
     cells = cells_of(table(found, "ezvsl-test"))
     assert cells["R@1 R@5 R@10 of one vector"] == ["image to sound", "sound to image", "chance"]
     ways = [
@@ -96,8 +97,7 @@ def test_the_table_has_the_three_recalls_of_a_way_in_one_cell():
 
 
 def test_evaluate_takes_the_projections_of_a_checkpoint(checkpoint, encoders, tmp_path):
-    settings = {"dataset": "synthetic", "encoder": "small"}
-    (checkpoint.parent.parent / "config.json").write_text(json.dumps({"settings": settings}))
+    change_settings(checkpoint.parents[1], dataset="synthetic")
     saved = torch.load(checkpoint)
     assert projections_of(saved["state_dict"], "cpu") is None
     layers = {"visual": torch.nn.Linear(128, 16), "audio": torch.nn.Linear(128, 16)}
@@ -105,9 +105,8 @@ def test_evaluate_takes_the_projections_of_a_checkpoint(checkpoint, encoders, tm
         for name, value in layer.state_dict().items():
             saved["state_dict"][f"criterion.{kind}.{name}"] = value
     torch.save(saved, checkpoint)
-    words = ["--checkpoint", checkpoint, "--output-dir", tmp_path / "out", "--test-size", 20]
-    words += ["--batch-size", 7, "--device", "cpu"]
-    assert evaluate.main([str(word) for word in words]) == 0
+    options = ["--checkpoint", checkpoint, "--output-dir", tmp_path / "out", "--test-size", 20]
+    assert run_script(evaluate, *options, "--batch-size", 7, "--device", "cpu") == 0
     scenes = make_scenes(DATA_SEED, "test", 20)
     with torch.no_grad():
         maps, sounds = encoders[0](scale_images(scenes.images)), encoders[1](scenes.spectrograms)

@@ -1,18 +1,15 @@
 import pytest
 import torch
-from small_sets import write_set
+from small_sets import read_set
 
 from avscenes.sets.clips import Unusable
-from avscenes.sets.testsets import read_tests
 from avscenes.testing import run
 from avscenes.testing.run import Conditions, Networks, run_part, whole_test
 
 
 @pytest.mark.parametrize("dataset", ["vggsound", "extended-flickr", "avsbench-ms3"])
 def test_parts_with_broken_samples_are_one_test(dataset, tmp_path, encoders):
-    options, names, broken = write_set(dataset, tmp_path)
-    named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    tests = read_tests(dataset, None, named)
+    tests, names, broken = read_set(dataset, tmp_path)
     how = Conditions(dataset, "slavc-test")
 
     def tested(world, max_missing):
@@ -42,9 +39,7 @@ def test_parts_with_broken_samples_are_one_test(dataset, tmp_path, encoders):
 
 
 def test_no_more_is_scored_than_is_of_use(tmp_path, encoders, monkeypatch):
-    options, names, broken = write_set("vggsound", tmp_path)
-    named = {key[2:].replace("-", "_"): path for key, path in options.items()}
-    tests = read_tests("vggsound", None, named)
+    tests, names, broken = read_set("vggsound", tmp_path)
     scored = []
     monkeypatch.setattr(run, "score_batch", lambda networks, batch, *_: scored.append(batch.rows))
     how = Conditions("vggsound", "slavc-test")

@@ -4,6 +4,7 @@ import signal
 import pytest
 import train_fnac
 from lightning.pytorch import Callback
+from script_runs import run_script
 
 from avscenes.training.interruption import Interruption
 
@@ -48,8 +49,6 @@ class LosesAnInterruption(Callback):
             lose_an_interruption()
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_run_stops_at_an_interruption_that_was_lost(tmp_path, monkeypatch, capsys, epoch):
     build_trainer = train_fnac.build_trainer
@@ -58,16 +57,12 @@ def test_a_run_stops_at_an_interruption_that_was_lost(tmp_path, monkeypatch, cap
         return build_trainer(settings, output, [*callbacks, LosesAnInterruption(epoch)])
 
     monkeypatch.setattr(train_fnac, "build_trainer", with_loss)
-    sizes = ("--train-size", "8", "--validation-size", "8", "--test-size", "12")
     output = tmp_path / "run"
-    status = train_fnac.main(
-        [
-            *sizes,
-            *("--batch-size", "8", "--epochs", "2", "--warm-start-epochs", "0"),
-            *("--accelerator", "cpu", "--output-dir", str(output)),
-        ]
-    )
-    assert status == 130
+    options = [
+        *("--train-size", 8, "--validation-size", 8, "--test-size", 12, "--batch-size", 8),
+        *("--epochs", 2, "--warm-start-epochs", 0, "--accelerator", "cpu", "--output-dir", output),
+    ]
+    assert run_script(train_fnac, *options) == 130
     assert f"interrupted; go on with --resume --output-dir {output}" in capsys.readouterr().err
     assert len((output / "metrics.csv").read_text().splitlines()) == 1 + epoch + 1
     assert not (output / "metrics.json").exists()

@@ -1,6 +1,5 @@
 """The losses of other methods in the example."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import train_fnac
+from script_runs import fault_of, read_rows, run_script
 from torch.nn import functional as F
 
 from avcontrast import AlignmentLoss, HardPositiveLoss, TriMapLoss
@@ -17,11 +17,6 @@ from avscenes.sets.neighbour_lists import write_neighbours
 from avscenes.training.data import synthetic_data
 from avscenes.training.trained import load_trained
 
-# Lightning's own use of a name that torch deprecates; the script silences it, pytest undoes that.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 SIZE = 16
 TINY = [
     *("--train-size", str(SIZE), "--validation-size", "8", "--test-size", "12"),
@@ -137,11 +132,6 @@ def test_alignment_contrasts_all_views_and_projects_their_vectors(near, views):
     assert heads.visual.weight.grad.abs().sum() > 0
 
 
-def rows_of(output):
-    with (output / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def complete(output, *options):
     assert train_fnac.main([*TINY, *options, "--output-dir", str(output)]) == 0
 
@@ -152,7 +142,7 @@ def test_a_run_logs_the_terms_of_its_loss_and_is_read_again(tmp_path, monkeypatc
     output = tmp_path / "run"
     options = ["--loss", loss, *([] if loss == "lvs" else near), "--map-stride", "16"]
     complete(output, *options)
-    rows = rows_of(output)
+    rows = read_rows(output / "metrics.csv")
     logged = {f"{stage}_{name}" for stage in ("train", "validation") for name in TERMS[loss]}
     others = {"epoch", "learning_rate", "validation_pair_recall_5"}
     assert {*rows[0]} == logged | others
@@ -170,20 +160,15 @@ def test_a_run_logs_the_terms_of_its_loss_and_is_read_again(tmp_path, monkeypatc
 
 
 def test_lists_of_other_samples_are_refused_by_name(tmp_path, near, capsys):
-    output = ["--output-dir", str(tmp_path / "run")]
-    options = ["--loss", "alignment", *near, *output, "--train-size", str(SIZE + 2)]
-    assert train_fnac.main([*TINY, *options]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == (
-        f"train_fnac.py: error: --neighbours: {near[1]}: has no neighbours of {SIZE}, "
-        "which is trained on"
-    )
-    options[-1] = str(SIZE - 1)
-    assert train_fnac.main([*TINY, *options]) == 2
-    assert f"has {SIZE - 1}, which is not trained on" in capsys.readouterr().err
-    missing = ["--neighbours", str(tmp_path / "none.npz")]
-    assert train_fnac.main([*TINY, "--loss", "hardpos", *missing, *output]) == 2
-    assert f"--neighbours: cannot read {missing[1]}: No such file" in capsys.readouterr().err
+    options = [*TINY, "--output-dir", tmp_path / "run", "--loss", "alignment", *near]
+    fault = fault_of(capsys, train_fnac, *options, "--train-size", SIZE + 2)
+    assert fault == f"--neighbours: {near[1]}: has no neighbours of {SIZE}, which is trained on"
+    fault = fault_of(capsys, train_fnac, *options, "--train-size", SIZE - 1)
+    assert f"has {SIZE - 1}, which is not trained on" in fault
+    missing = tmp_path / "none.npz"
+    options += ["--loss", "hardpos", "--neighbours", missing]
+    fault = fault_of(capsys, train_fnac, *options)
+    assert f"--neighbours: cannot read {missing}: No such file" in fault
 
 
 @pytest.mark.slow
@@ -191,17 +176,16 @@ def test_lists_of_other_samples_are_refused_by_name(tmp_path, near, capsys):
 def test_a_run_that_goes_on_is_the_run_that_went_through(tmp_path, monkeypatch, near, loss):
     monkeypatch.setattr(train_fnac, "draw_all", lambda *_, **__: None)
     options = ["--loss", loss, *([] if loss == "lvs" else near), "--schedule", "constant"]
-    complete(tmp_path / "whole", *options, "--epochs", "3")
-    complete(tmp_path / "parts", *options, "--epochs", "1")
-    resume = ["--resume", "--output-dir", str(tmp_path / "parts"), "--epochs", "3"]
-    assert train_fnac.main(resume) == 0
-    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    complete(whole, *options, "--epochs", "3")
+    complete(parts, *options, "--epochs", "1")
+    assert run_script(train_fnac, "--resume", "--output-dir", parts, "--epochs", 3) == 0
+    assert read_rows(parts / "metrics.csv") == read_rows(whole / "metrics.csv")
     states = [
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("parts", "whole")
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (parts, whole)
     ]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -1,18 +1,17 @@
 """The example on several processes, all on the CPU."""
 
-import csv
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import train_fnac
+from script_runs import read_metrics, read_rows, wait_for_rows
 
 from avscenes.files.errors import UserError
 from avscenes.models.encoders import SharedDropout, build_encoders
@@ -66,16 +65,10 @@ def losses(output, rank):
     return json.loads((output.parent / f"losses.{rank}").read_text())
 
 
-def read_metrics(output):
-    metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics.pop("checkpoint") == "last"
-    del metrics["seconds"]
-    return metrics
-
-
-def read_rows(output):
-    with (output / "metrics.csv").open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+def read_table(output):
+    """Return the table of a run as numbers."""
+    rows = read_rows(output / "metrics.csv")
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +89,10 @@ def assert_same_run(output, other, processes):
     assert len(expected) == 8
     for rank in range(processes):
         assert losses(output, rank) == pytest.approx(expected, rel=1e-9)
-    for row, expected in zip(read_rows(output), read_rows(other), strict=True):
+    for row, expected in zip(read_table(output), read_table(other), strict=True):
         assert row == pytest.approx(expected, rel=1e-9)
     found, expected = read_metrics(output), read_metrics(other)
+    assert found["checkpoint"] == "last"
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         near = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
@@ -130,19 +124,15 @@ def test_four_processes_of_torchrun_are_one_run(alone, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_loses_a_process_goes_on_to_the_same_end(pair, tmp_path):
     whole, _ = pair
-    output = tmp_path / "run"
-    with (tmp_path / "log").open("w") as log:
+    output, printed = tmp_path / "run", tmp_path / "log"
+    with printed.open("w") as log:
         process = subprocess.Popen(
             command(output, *OPTIONS, "--devices", "2"), stdout=log, stderr=log, env=ENVIRONMENT
         )
-    deadline = time.monotonic() + 1200
-    while not ((output / "metrics.csv").exists() and len(read_rows(output)) >= 2):
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for_rows(process, output / "metrics.csv", 2, printed)
     os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGKILL)
     assert process.wait(timeout=300) != 0
-    assert len(read_rows(output)) < 4
+    assert len(read_rows(output / "metrics.csv")) < 4
     assert not (output / "metrics.json").exists()
 
     # The number of processes, too, comes from the folder.
@@ -153,9 +143,7 @@ def test_a_run_that_loses_a_process_goes_on_to_the_same_end(pair, tmp_path):
         torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for run in (output, whole)
     ]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @pytest.mark.dist
@@ -176,7 +164,7 @@ def test_losses_of_other_methods_are_one_run_on_two_processes(tmp_path, loss):
     assert len(expected) == 4
     for rank in range(2):
         assert losses(outputs[1], rank) == pytest.approx(expected, rel=1e-9)
-    for row, other in zip(*map(read_rows, outputs), strict=True):
+    for row, other in zip(*map(read_table, outputs), strict=True):
         assert row == pytest.approx(other, rel=1e-9)
 
 
