@@ -135,7 +135,7 @@ def test_unknown_labels_leave_nothing_out(backend):
     torch.testing.assert_close(unknown, criterion(visual, audio), **EXACT)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("dense", marks=pytest.mark.slow), "blockwise"])
 def test_traced_labels_equal_eager(backend):
     torch.compiler.reset()
     criterion = FNACLoss(0.1, backend=backend)

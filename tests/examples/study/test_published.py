@@ -84,7 +84,16 @@ def test_oracles_of_elimination_are_the_tuned_loss_but_for_what_they_leave_out()
             assert plan.method(setting, name) == tuned._replace(ignore=ignore)
 
 
-@by_plan
+@pytest.mark.parametrize(
+    "path",
+    [
+        STUDY,
+        pytest.param(ELIMINATION, marks=pytest.mark.slow),
+        DIGITS,
+        pytest.param(FIELD, marks=pytest.mark.slow),
+    ],
+    ids=lambda path: path.stem,
+)
 def test_the_report_comes_byte_for_byte_from_its_rows(path, tmp_path):
     for name in (rows.RUNS, rows.CURVES, rows.MATRICES, rows.HEAT_MAPS, rows.LEFT_OUT):
         if (PUBLISHED[path] / name).is_file():
