@@ -141,16 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description = (__doc__ or "").split("\n")[0]
     groups = {"cluster": "more than one machine"}
     parser = ModelParser(Options, "false_negative_study.py", description, groups=groups)
-    options = parser.read(arguments)
-    try:
-        run(options)
-    except UserError as error:
-        print(f"false_negative_study.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 128 + 2
-    return 0
+    return parser.run(run, arguments, "the same command goes on from here")
 
 
 if __name__ == "__main__":
